@@ -1,0 +1,83 @@
+"""The command line: a table of commands, and what becomes of an error."""
+
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from ..errors import FullconvError
+from .demo import demo
+from .evaluate import evaluate
+from .inspect import inspect
+from .predict import predict
+from .train import train
+
+COMMANDS = (demo, train, evaluate, predict, inspect)
+
+app = typer.Typer(
+    name="fullconv",
+    help="Semantic segmentation with fully convolutional networks: any-size image in, a class for every pixel out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _command in COMMANDS:
+    app.command()(_command)
+
+
+@app.callback()
+def options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (anywhere on the line).")
+    ] = False,
+) -> None:
+    """Semantic segmentation with fully convolutional networks: any-size image in, a class for every pixel out."""
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command and leave with its exit code.
+
+    0 ok, 1 internal, 2 usage or configuration, 3 data set, 4 model file, 5 finished with skipped inputs,
+    130 and 143 interrupted or terminated.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        code = app(args=[word for word in words if word != "--debug"], standalone_mode=False)
+    except KeyboardInterrupt:
+        code = _say("interrupted", 130)
+    except Exception as error:
+        if debug:
+            raise
+        code = _say(_one_line(error), _exit_code(error))
+    sys.exit(code or 0)
+
+
+def _say(message: str, code: int) -> int:
+    print(f"fullconv: {message}", file=sys.stderr)
+    return code
+
+
+def _exit_code(error: Any) -> int:
+    known = isinstance(error, FullconvError) or hasattr(error, "format_message")
+    return int(error.exit_code) if known else 1
+
+
+def _one_line(error: Any) -> str:
+    if isinstance(error, FullconvError):
+        return " ".join(str(error).split())
+    if hasattr(error, "format_message"):  # typer's own errors: options and arguments
+        return f"{' '.join(error.format_message().split())} Try --help."
+    what = " ".join(str(error).split())
+    return (
+        f"internal error ({type(error).__name__}: {what}); this is a bug of ours: run again with --debug and report it"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Arguments that several commands share, and how results are printed."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..metrics import Scores
+
+DataPath = Annotated[
+    Path, typer.Argument(metavar="DATA", help="A data set folder (images/ + masks/) or a dataset.yaml.")
+]
+ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or a run folder (its best model).")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+
+
+def print_json(record: Mapping[str, Any]) -> None:
+    """Print one JSON object to standard output."""
+    json.dump(record, sys.stdout, indent=2)
+    print()
+
+
+def print_scores(scores: "Scores") -> None:
+    """Print the four metrics and a table of classes."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    table = Table("class", "IU", "accuracy", "pixels", box=None, pad_edge=False)
+    for row in scores.per_class:
+        table.add_row(row["name"], _percent(row["iu"]), _percent(row["accuracy"]), f"{row['pixels']:,}")
+    console.print(table)
+    console.print()
+    for key in ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu"):
+        console.print(f"{key.replace('_', ' '):22} {scores[key]:.4f}")
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,34 @@
+"""From files to batches: data sets, images, masks, augmentation, sampling."""
+
+from .classes import ClassTable
+from .description import Description
+from .files import read_image, read_mask, to_rgb, write_atomically
+from .folder import DataSource, FolderDataset, Record, open_dataset
+from .generated import write_shapes
+from .labels import LabelSet, voc_palette
+from .sample import Batch, Sample, collate
+from .sampling import Augmented, CachedDataset, EpochSampler
+from .transforms import TrainingTransform
+
+__all__ = [
+    "Augmented",
+    "Batch",
+    "CachedDataset",
+    "ClassTable",
+    "DataSource",
+    "Description",
+    "EpochSampler",
+    "FolderDataset",
+    "LabelSet",
+    "Record",
+    "Sample",
+    "TrainingTransform",
+    "collate",
+    "open_dataset",
+    "read_image",
+    "read_mask",
+    "to_rgb",
+    "voc_palette",
+    "write_atomically",
+    "write_shapes",
+]

@@ -1,0 +1,241 @@
+"""From what stands in mask files (ids, colours) to the class ids a network learns."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64, Integer, UInt8
+from torch import Tensor
+
+from ..errors import DataError, UsageError
+from .files import mask_palette, read_mask, read_text
+from .labels import VOID_COLOUR, Colour, LabelSet, voc_palette
+
+VOID = "void"
+"""What a class is called whose pixels do not count."""
+
+_UNKNOWN = np.iinfo(np.int64).min
+_IDS = 65536
+
+
+@dataclass(frozen=True)
+class ClassEntry:
+    """One class as its data set describes it: id in the masks, name, and colour (0–255) if it has one."""
+
+    id: int
+    name: str
+    colour: Colour | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ClassTable:
+    """The classes of a data set and how its masks spell them.
+
+    Attributes:
+        labels: The classes in the order of their ids in the masks.
+        ids: Id in the mask → class id or ``labels.ignore_index``.
+        colours: Colour in the mask → class id or ``labels.ignore_index``.
+        where: The file in which the classes stand or would stand, for messages.
+    """
+
+    labels: LabelSet
+    ids: dict[int, int]
+    colours: dict[Colour, int]
+    where: Path
+
+    @classmethod
+    def of(
+        cls,
+        entries: Sequence[ClassEntry],
+        where: Path,
+        void_id: int | None = 255,
+        label_map: Mapping[int, int | str] | None = None,
+    ) -> "ClassTable":
+        """Return the table of ``entries``; an entry called ``void`` is no class, its pixels are ignored.
+
+        Args:
+            entries: Classes in any order; they are numbered 0 … by ascending id.
+            where: The file they come from.
+            void_id: Id in the masks that is void, unless it is a class.
+            label_map: More ids in the masks → name or id of an entry, or ``void``.
+
+        Raises:
+            DataError: An id, name or colour stands twice, or ``label_map`` names no class; the message names
+                the file.
+        """
+        entries = sorted(entries, key=lambda entry: entry.id)
+        _check_unique(entries, where)
+        classes = [entry for entry in entries if entry.name != VOID]
+        labels = _label_set(classes, where, void_id)
+        numbers = {entry.name: index for index, entry in enumerate(classes)} | {VOID: labels.ignore_index}
+        ids = {} if void_id is None else {void_id: labels.ignore_index}
+        ids |= {entry.id: numbers[entry.name] for entry in entries}
+        ids |= {raw: _target_of(raw, to, entries, numbers, where) for raw, to in (label_map or {}).items()}
+        colours = {entry.colour: numbers[entry.name] for entry in entries if entry.colour is not None}
+        if colours:
+            colours = {VOID_COLOUR: labels.ignore_index} | colours
+        return cls(labels, ids, colours, where)
+
+    def target(self, path: Path) -> Int64[Tensor, "h w"]:
+        """Read a mask as class ids; what is void becomes ``labels.ignore_index``.
+
+        Raises:
+            DataError: The mask cannot be read, or a pixel's id or colour is not in the table; the message
+                names the file, the ids or colours, and the remedy.
+        """
+        mask = read_mask(path)
+        target = self._by_colour(mask, path) if mask.ndim == 3 else self._by_id(mask, path)
+        return torch.from_numpy(target)
+
+    @cached_property
+    def _lookup(self) -> Int64[np.ndarray, "ids"]:
+        lookup = np.full(_IDS, _UNKNOWN, np.int64)
+        for raw, number in self.ids.items():
+            if 0 <= raw < _IDS:
+                lookup[raw] = number
+        return lookup
+
+    def _by_id(self, mask: Integer[np.ndarray, "h w"], path: Path) -> Int64[np.ndarray, "h w"]:
+        outside = bool(mask.size) and (mask.min() < 0 or mask.max() >= _IDS)
+        target = np.full(mask.shape, _UNKNOWN, np.int64) if outside else self._lookup[mask]
+        if (target == _UNKNOWN).any():
+            raise DataError(f"{path}: {self._complaint(mask)}")
+        return target
+
+    def _complaint(self, mask: Integer[np.ndarray, "h w"]) -> str:
+        found = [int(number) for number in np.unique(mask)]
+        unknown = [number for number in found if self.ids.get(number) is None]
+        return (
+            f"label {_listed(unknown)} is not one of the {self.labels.num_classes} classes; add it to {self.where}, "
+            f"or in a dataset.yaml set label_map: {{{unknown[0]}: void}} or ignore_index: {unknown[0]}"
+        )
+
+    def _by_colour(self, mask: UInt8[np.ndarray, "h w 3"], path: Path) -> Int64[np.ndarray, "h w"]:
+        if not self.colours:
+            raise DataError(
+                f"{path}: is an RGB mask, and the classes have no colours; "
+                f"write {self.where} with the colour of each class {_example(self.where)}"
+            )
+        known = sorted((_packed(np.array(colour)).item(), number) for colour, number in self.colours.items())
+        keys, numbers = np.array(known, np.int64).T
+        pixels = _packed(mask)
+        nearest = np.searchsorted(keys, pixels).clip(max=len(keys) - 1)
+        wrong = keys[nearest] != pixels
+        if wrong.any():
+            raise DataError(f"{path}: {_colour_complaint(mask[wrong], self.where)}")
+        return np.asarray(numbers[nearest])
+
+
+def _example(where: Path) -> str:
+    if where.suffix in (".yaml", ".yml"):
+        return "(classes: {sky: [128, 192, 255], ...})"
+    return "(one line each: sky 128 192 255)"
+
+
+def _colour_complaint(pixels: UInt8[np.ndarray, "n 3"], where: Path) -> str:
+    colours, counts = np.unique(pixels, axis=0, return_counts=True)
+    most = counts.argmax()
+    colour = ", ".join(str(channel) for channel in colours[most])
+    more = f" (and {len(colours) - 1} more colours)" if len(colours) > 1 else ""
+    return (
+        f"colour ({colour}) on {counts[most]} pixels{more} is not in {where}; "
+        f"add its class there, or a class named void with this colour to ignore it"
+    )
+
+
+def _packed(colours: Integer[np.ndarray, "*pixels 3"]) -> Int64[np.ndarray, "*pixels"]:
+    wide = colours.astype(np.int64)
+    return wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+
+
+def _check_unique(entries: Sequence[ClassEntry], where: Path) -> None:
+    for kind, values in (
+        ("id", [entry.id for entry in entries]),
+        ("colour", [entry.colour for entry in entries if entry.colour is not None]),
+    ):
+        if twice := [value for index, value in enumerate(values) if value in values[:index]]:
+            raise DataError(f"{where}: {kind} {twice[0]} stands for more than one class; give each class its own")
+
+
+def _label_set(classes: Sequence[ClassEntry], where: Path, void_id: int | None) -> LabelSet:
+    default = voc_palette(len(classes))
+    palette = [default[index] if entry.colour is None else entry.colour for index, entry in enumerate(classes)]
+    try:
+        return LabelSet.of([entry.name for entry in classes], palette, _ignore_index(void_id, len(classes)))
+    except UsageError as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def _ignore_index(void_id: int | None, count: int) -> int:
+    if void_id is not None and count <= void_id <= 255:
+        return void_id
+    return 255 if count <= 255 else _IDS - 1
+
+
+def _target_of(raw: int, to: int | str, entries: Sequence[ClassEntry], numbers: Mapping[str, int], where: Path) -> int:
+    name = next((entry.name for entry in entries if entry.id == to), to)
+    if not isinstance(name, str) or name not in numbers:
+        raise DataError(f"{where}: label_map sends {raw} to {to!r}, which is no class; give a class name, id or void")
+    return numbers[name]
+
+
+def infer_entries(masks: Sequence[Path], where: Path, void: frozenset[int]) -> list[ClassEntry]:
+    """Return classes for the ids 0 … largest found in ``masks``, coloured by the first palette found.
+
+    Args:
+        masks: Every mask; all are read.
+        where: The file in which a class table could be written, for messages.
+        void: Ids that are no classes.
+
+    Raises:
+        DataError: A mask cannot be read or is RGB, or the masks hold fewer than two classes.
+    """
+    found: set[int] = set()
+    palette: tuple[Colour, ...] | None = None
+    for path in masks:
+        mask = read_mask(path)
+        if mask.ndim == 3:
+            raise DataError(
+                f"{path}: is an RGB mask, and there is no class table; "
+                f"write {where} with the colour of each class {_example(where)}"
+            )
+        found.update(int(number) for number in np.unique(mask))
+        palette = palette or mask_palette(path)
+    classes = found - void
+    if min(classes, default=0) < 0 or max(classes, default=0) < 1 or max(classes) >= _IDS:
+        raise DataError(
+            f"{masks[0].parent}: the masks hold only the ids {_listed(found)}, which tell no classes; "
+            f"list the ids in a dataset.yaml, such as classes: {{0: background, 255: object}}"
+        )
+    colours = dict(enumerate(palette or ()))
+    return [ClassEntry(number, f"class {number}", colours.get(number)) for number in range(max(classes) + 1)]
+
+
+def _listed(ids: Iterable[int]) -> str:
+    ordered = sorted(ids)
+    return ", ".join(map(str, ordered[:8])) + (", …" if len(ordered) > 8 else "")
+
+
+def read_classes(path: Path) -> list[ClassEntry]:
+    """Read ``classes.txt``: a class per line, ``name`` or ``name red green blue``; ``#`` starts a comment.
+
+    Raises:
+        DataError: The file cannot be read as text, or holds no class.
+    """
+    entries: list[ClassEntry] = []
+    for line in read_text(path).splitlines():
+        if words := line.partition("#")[0].split():
+            entries.append(_entry(len(entries), words))
+    if not entries:
+        raise DataError(f"{path}: holds no class; write one class per line (name, or name red green blue)")
+    return entries
+
+
+def _entry(index: int, words: list[str]) -> ClassEntry:
+    if len(words) > 3 and all(word.isdecimal() for word in words[-3:]):
+        red, green, blue = (int(word) for word in words[-3:])
+        return ClassEntry(index, " ".join(words[:-3]), (red, green, blue))
+    return ClassEntry(index, " ".join(words))

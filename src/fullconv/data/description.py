@@ -1,0 +1,129 @@
+"""``dataset.yaml``: where a data set's files are and what the ids in its masks mean."""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StrictStr, ValidationError
+
+from ..errors import DataError
+from .classes import VOID, ClassEntry
+from .files import read_text
+
+_CLASS_FORMS = "a list of names, id: name, or name: [red, green, blue]"
+_Channel = Annotated[int, Field(ge=0, le=255)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: StrictStr
+    color: tuple[_Channel, _Channel, _Channel] | None = None
+    id: StrictInt | None = None
+
+
+def _as_rows(classes: object) -> object:
+    if isinstance(classes, dict):
+        return [_as_row(key, value) for key, value in classes.items()]
+    if isinstance(classes, list):
+        return [row if isinstance(row, dict) else {"name": row} for row in classes]
+    raise ValueError(f"write {_CLASS_FORMS}")
+
+
+def _as_row(key: object, value: object) -> dict[str, object]:
+    if isinstance(key, int) and not isinstance(key, bool):
+        return {"id": key, "name": value}
+    return {"name": key, "color": value}
+
+
+class Description(BaseModel):
+    """The keys of a ``dataset.yaml``; all have defaults.
+
+    Attributes:
+        path: The data set's folder, relative to the YAML file; all other paths are relative to this folder.
+        images: Folder of the images.
+        masks: Folder of the masks: for every image one of the same stem.
+        splits: Split → a text file of stems, or the stems. By default ``train.txt``, ``val.txt``,
+            ``test.txt`` where they exist, else 80/10/10 % by a hash of the stem.
+        classes: A list of names; a list of ``{name, color, id}``; a mapping id in the mask → name; or a
+            mapping name → colour. Classes are numbered 0 … in the order of their ids; one named ``void`` is
+            ignored. By default ``classes.txt``, else inferred from the masks.
+        ignore_index: Id in the masks that is void; ``null`` for none.
+        label_map: Other id in the masks → class name, class id (as in ``classes``), or ``void``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: StrictStr = "."
+    images: StrictStr = "images"
+    masks: StrictStr = "masks"
+    splits: dict[StrictStr, StrictStr | list[StrictStr]] | None = None
+    classes: Annotated[list[_Entry], BeforeValidator(_as_rows)] | None = None
+    ignore_index: StrictInt | None = 255
+    label_map: dict[StrictInt, StrictInt | StrictStr] = {}
+
+    def entries(self) -> list[ClassEntry] | None:
+        """Return the classes with their ids in the masks (by default the position), or None."""
+        if self.classes is None:
+            return None
+        return [
+            ClassEntry(position if row.id is None else row.id, row.name, row.color)
+            for position, row in enumerate(self.classes)
+        ]
+
+
+def read_description(path: Path) -> Description:
+    """Read a ``dataset.yaml``.
+
+    Raises:
+        DataError: The file is missing or not YAML, a key is unknown (the nearest name is given), or a value
+            is not of its kind.
+    """
+    try:
+        tree = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: not valid YAML: {' '.join(str(error).split())}; correct that line") from error
+    if not isinstance(tree, dict | None):
+        raise DataError(f"{path}: holds no keys; write some of {', '.join(Description.model_fields)}")
+    try:
+        description = Description.model_validate(tree or {})
+    except ValidationError as error:
+        raise DataError(f"{path}: {_explain(error)}") from error
+    _check_ignored(description, path)
+    return description
+
+
+def _check_ignored(description: Description, path: Path) -> None:
+    if "ignore_index" not in description.model_fields_set:
+        return
+    for entry in description.entries() or []:
+        if entry.id == description.ignore_index and entry.name != VOID:
+            raise DataError(
+                f"{path}: ignore_index {entry.id} is also the id of class {entry.name!r}; "
+                f"remove the class, or set ignore_index: null"
+            )
+
+
+def _explain(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    place = [str(part) for part in problem["loc"]]
+    if problem["type"] == "extra_forbidden":
+        known = _Entry.model_fields if place[0] == "classes" else Description.model_fields
+        near = difflib.get_close_matches(place[-1], known, 1, 0.4)
+        return f"unknown key {'.'.join(place)!r}; " + (
+            f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(known)}"
+        )
+    value = problem["input"]
+    return f"{'.'.join(place)}: {problem['msg']}, not {value!r}; {_remedy(place[0], value)}"
+
+
+def _remedy(key: str, value: Any) -> str:
+    if isinstance(value, bool | int | float) and key in ("classes", "splits"):
+        return "put names that YAML takes for numbers or truth values in quotes"
+    forms = {
+        "classes": _CLASS_FORMS,
+        "splits": "a text file of stems or a list of stems",
+        "label_map": "id: class name",
+    }
+    return f"write {forms.get(key, 'a value of that kind')}"

@@ -1,0 +1,237 @@
+"""Image and mask files in, output files out; every error names the file."""
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from jaxtyping import Integer, UInt8
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from ..errors import DataError, UsageError
+from .labels import Colour
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+"""Extensions, in lower case, of the files that count as images or masks."""
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_image(path: str | Path) -> UInt8[Tensor, "3 h w"]:
+    """Read any image file as red, green, blue (0–255), turned the way its EXIF orientation says.
+
+    Grey, palette and CMYK are converted, 16-bit grey is scaled to 8 bits, transparency is dropped (a
+    transparent pixel keeps its colour), and of several frames the first is read.
+
+    Raises:
+        DataError: The file is missing, empty, broken, too large, or its pixels are floats; the message names
+            it.
+    """
+    with _opened(Path(path)) as image:
+        return to_rgb(image)
+
+
+def read_mask(path: str | Path) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
+    """Read a mask as it stands in the file: raw ids, or red, green, blue where it is a colour image.
+
+    Palette images give their indices, 1-bit images 0 and 1, 8- and 16-bit images their values; transparency
+    is dropped.
+
+    Raises:
+        DataError: The file is missing, empty, broken, too large, a JPEG, or its pixels are floats.
+    """
+    with _opened(Path(path)) as image:
+        if image.format in ("JPEG", "MPO"):
+            raise DataError("is a JPEG, whose compression changes class ids; save masks as PNG")
+        return _raw_mask(_upright(image))
+
+
+def _raw_mask(mask: Image.Image) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
+    if mask.mode in ("1", "L", "P"):
+        return np.array(mask).astype(np.uint8)
+    if mask.mode in ("LA", "PA"):
+        return np.array(mask)[..., 0]
+    if mask.mode.startswith("I"):
+        return np.array(mask).astype(np.int32)
+    if mask.mode == "F":
+        raise DataError("has floating-point pixels; save masks as 8- or 16-bit PNG of class ids")
+    return np.array(mask.convert("RGB"))
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Return (height, width) in pixels as ``read_image`` would give them, from the file's header alone.
+
+    Raises:
+        DataError: The file is missing, empty, too large, or not an image.
+    """
+    with _opened(Path(path)) as image:
+        width, height = image.size
+        # Pillow's TIFF sizes are upright already; the base class's method does not decode a PNG to find EXIF.
+        turned = image.format != "TIFF" and _orientation(Image.Image.getexif, image) >= 5
+        return (width, height) if turned else (height, width)
+
+
+def mask_palette(path: str | Path) -> tuple[Colour, ...] | None:
+    """Return the colours (0–255) of a palette image by index; None where it has no palette.
+
+    Raises:
+        DataError: As ``read_mask``.
+    """
+    with _opened(Path(path)) as image:
+        flat = image.getpalette("RGB") if image.mode == "P" else None
+        return None if flat is None else tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
+
+
+def to_rgb(image: Image.Image | npt.NDArray[Any] | Tensor) -> UInt8[Tensor, "3 h w"]:
+    """Return a picture in memory as red, green, blue, 0–255.
+
+    Args:
+        image: A PIL image (turned the way its EXIF orientation says); an 8-bit array h×w, h×w×1 (grey), h×w×3
+            (RGB) or h×w×4 (RGBA, transparency is dropped); or an 8-bit tensor 1×h×w, 3×h×w or 4×h×w.
+
+    Raises:
+        DataError: An array of another type or shape, no pixels, or PIL pixels that are floats.
+    """
+    if isinstance(image, Tensor):
+        image = _channels_last(image)
+    pixels = _array_rgb(image) if isinstance(image, np.ndarray) else _pil_rgb(image)
+    if 0 in pixels.shape:
+        raise DataError(f"image has no pixels (height {pixels.shape[0]}, width {pixels.shape[1]}); give at least 1×1")
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def _channels_last(image: Tensor) -> npt.NDArray[Any]:
+    if image.ndim != 3:
+        raise DataError(f"image tensor has shape {tuple(image.shape)}; give 3 × height × width")
+    return image.detach().cpu().permute(1, 2, 0).numpy()
+
+
+def _array_rgb(array: npt.NDArray[Any]) -> UInt8[np.ndarray, "h w 3"]:
+    if array.dtype != np.uint8:
+        raise DataError(f"image array is {array.dtype}; convert it to uint8 with values 0–255")
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+        raise DataError(f"image array has shape {array.shape}; give height × width, with 1, 3 or 4 channels last")
+    # A copy, because the tensor must not change with the caller's array.
+    return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array[:, :, :3].copy()
+
+
+def _pil_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    image = _upright(image)
+    if image.mode == "F":
+        raise DataError("has floating-point pixels, whose range is unknown; save it as 8- or 16-bit PNG")
+    if image.mode.startswith("I"):
+        wide = np.clip(np.array(image).astype(np.int64), 0, 65535)
+        return np.repeat(((wide + 128) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return np.array(image.convert("RGB"))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Loading first: Pillow turns TIFF files itself while it loads them, and then drops the tag.
+    image.load()
+    turn = _TURNS.get(_orientation(type(image).getexif, image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(getexif: Callable[[Any], Image.Exif], image: Image.Image) -> int:
+    try:
+        value = getexif(image).get(_ORIENTATION, 1)
+    except Exception:  # Broken EXIF fails in a dozen ways and is no reason to refuse the pixels.
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; check the path, or remove it from the data set's list")
+    try:
+        with Image.open(path) as image:
+            yield image
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: too many pixels to be read safely ({error}); scale or tile it first") from None
+    # Pillow's decoders also raise SyntaxError, ValueError, struct.error and others on broken files.
+    except Exception as error:
+        raise DataError(
+            f"{path}: {_complaint(path, error)}; replace the file, or remove it from the data set"
+        ) from None
+
+
+def _complaint(path: Path, error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return "may not be read (permission denied)"
+    if path.stat().st_size == 0:
+        return "is empty (0 bytes)"
+    if isinstance(error, UnidentifiedImageError):
+        return "is not an image that Pillow can read"
+    return f"cannot be decoded ({' '.join(str(error).split()) or type(error).__name__})"
+
+
+def read_text(path: Path) -> str:
+    """Return the contents of a text file, without a byte order mark.
+
+    Raises:
+        DataError: The file is missing or is not UTF-8 text.
+    """
+    try:
+        return path.read_text("utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; create it, or correct its name") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as text ({error}); save it as UTF-8 text") from error
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], object], option: str = "--out") -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then put it in place: never a half-written output.
+
+    Missing folders are made. The temporary name keeps the extension, from which writers tell the format.
+
+    Args:
+        path: The output.
+        write: Called once with the path to write to.
+        option: The command-line option to name when the output cannot be written.
+
+    Raises:
+        UsageError: The output cannot be written; the message names path, reason and option.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Replacing a device such as /dev/null by a file would break the machine.
+        if path.exists() and not path.is_file() and not path.is_dir():
+            write(path)
+        else:
+            _write_and_replace(path, write)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror or error}; choose another {option}") from error
+
+
+def _write_and_replace(path: Path, write: Callable[[Path], object]) -> None:
+    temporary = path.with_name(f".{path.stem[:64]}-{secrets.token_hex(4)}{path.suffix}")
+    try:
+        write(temporary)
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

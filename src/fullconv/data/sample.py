@@ -1,0 +1,65 @@
+"""One image with its target, and a batch of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+FILL = (124, 116, 104)
+"""Red, green, blue of pixels outside the image: ImageNet's mean, which a network normalises to about zero."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """An image and its target.
+
+    Attributes:
+        stem: File name without folder and extension.
+        image: Red, green, blue, 0–255.
+        target: Class ids, or ``ignore_index``.
+        ignore_index: Id of the target pixels that neither train nor count.
+    """
+
+    stem: str
+    image: UInt8[Tensor, "3 h w"]
+    target: Int64[Tensor, "h w"]
+    ignore_index: int = 255
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Samples of one size, ready for a network.
+
+    Attributes:
+        images: Red, green, blue, 0.0–255.0 (the network normalises).
+        targets: Class ids, or the label set's ``ignore_index``.
+        stems: One per image.
+        ignore_index: Id of the target pixels that neither train nor count.
+    """
+
+    images: Float[Tensor, "n 3 h w"]
+    targets: Int64[Tensor, "n h w"]
+    stems: tuple[str, ...]
+    ignore_index: int = 255
+
+
+def collate(samples: Sequence[Sample], ignore_index: int, fill: tuple[int, int, int] = FILL) -> Batch:
+    """Stack samples; smaller ones are padded at the bottom and right up to the largest height and width.
+
+    Args:
+        samples: One or more.
+        ignore_index: Target of padded pixels.
+        fill: Red, green, blue (0–255) of padded pixels.
+    """
+    height = max(sample.image.shape[1] for sample in samples)
+    width = max(sample.image.shape[2] for sample in samples)
+    colour = torch.tensor(fill, dtype=torch.float32).view(1, 3, 1, 1)
+    images = colour.repeat(len(samples), 1, height, width)
+    targets = torch.full((len(samples), height, width), ignore_index)
+    for image, target, sample in zip(images, targets, samples, strict=True):
+        h, w = sample.target.shape
+        image[:, :h, :w] = sample.image
+        target[:h, :w] = sample.target
+    return Batch(images, targets, tuple(sample.stem for sample in samples), ignore_index)

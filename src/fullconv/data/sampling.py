@@ -1,0 +1,149 @@
+"""Order and chance: they depend on seed, epoch and sample alone, not on how many workers there are."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from ..errors import UsageError
+from .sample import Sample
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """Anything that gives samples by position."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Sample:
+        """Return one."""
+        ...
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Yields (index, seed of the draw) for an epoch's samples; made for a loader over :class:`Augmented`.
+
+    Args:
+        length: Number of samples.
+        seed: Of order and draws, together with the epoch.
+        shuffle: False keeps the order of the data set.
+        replacement: Draw each sample uniformly from all, so that some come twice and others not at all.
+
+    Raises:
+        UsageError: ``length`` is below 1, or ``replacement`` is asked for without ``shuffle``.
+    """
+
+    def __init__(self, length: int, seed: int, shuffle: bool = True, replacement: bool = False) -> None:
+        if length < 1:
+            raise UsageError(f"cannot draw from {length} samples; give at least one")
+        if replacement and not shuffle:
+            raise UsageError("replacement=True draws at random; give shuffle=True with it")
+        self.length = length
+        self.seed = seed
+        self.shuffle = shuffle
+        self.replacement = replacement
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration: 0, 1, …"""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        epoch, seen = self.epoch, Counter[int]()
+        for index in self._order(epoch):
+            # A sample drawn again in the same epoch is changed differently.
+            yield index, _mix(self.seed, epoch, index, seen[index])
+            seen[index] += 1
+
+    def _order(self, epoch: int) -> list[int]:
+        if not self.shuffle:
+            return list(range(self.length))
+        generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
+        if self.replacement:
+            order: list[int] = torch.randint(self.length, (self.length,), generator=generator).tolist()
+        else:
+            order = torch.randperm(self.length, generator=generator).tolist()
+        return order
+
+
+def _mix(*numbers: int) -> int:
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+class Augmented(Dataset[Sample]):
+    """Samples changed by ``transform``, seeded by what comes with the index; torch's generator is left alone.
+
+    Args:
+        dataset: The samples.
+        transform: Draws from torch's default CPU generator, such as
+            :class:`~fullconv.data.TrainingTransform`.
+    """
+
+    def __init__(self, dataset: Samples, transform: Callable[[Sample], Sample]) -> None:
+        self.dataset = dataset
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        index, draw_seed = key
+        sample = self.dataset[index]
+        with torch.random.fork_rng(devices=[]):
+            # torch.manual_seed would also reseed the GPUs, whose state is not restored here.
+            torch.default_generator.manual_seed(draw_seed)
+            return self.transform(sample)
+
+
+class CachedDataset(Dataset[Sample]):
+    """Keeps decoded samples in memory, compactly, as long as they fit; the rest is read anew each time.
+
+    Every loader worker has a cache of its own, so divide the budget by their number.
+
+    Args:
+        dataset: The samples.
+        budget: Bytes of images and targets to keep at most.
+    """
+
+    def __init__(self, dataset: Samples, budget: int) -> None:
+        self.dataset = dataset
+        self.budget = budget
+        self.used = 0
+        self._kept: dict[int, tuple[str, Tensor, Tensor, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        if index not in self._kept:
+            sample = self.dataset[index]
+            self._keep(index, sample)
+            return sample
+        stem, image, target, ignore_index = self._kept[index]
+        # A copy, so that a transform that works in place does not change what is kept.
+        return Sample(stem, image.clone(), target.long(), ignore_index)
+
+    def _keep(self, index: int, sample: Sample) -> None:
+        small = _compact(sample.target)
+        size = sample.image.nbytes + small.nbytes
+        if self.used + size <= self.budget:
+            self._kept[index] = sample.stem, sample.image.clone(), small, sample.ignore_index
+            self.used += size
+
+
+def _compact(target: Tensor) -> Tensor:
+    low, high = (int(bound) for bound in target.aminmax())
+    for dtype in (torch.uint8, torch.int16, torch.int32):
+        if torch.iinfo(dtype).min <= low and high <= torch.iinfo(dtype).max:
+            return target.to(dtype)
+    return target.clone()

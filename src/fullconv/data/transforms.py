@@ -1,0 +1,116 @@
+"""Changes to an image and its target together."""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Int64, UInt8
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from ..errors import UsageError
+from .sample import FILL, Sample
+
+
+@dataclass(frozen=True)
+class TrainingTransform:
+    """Random scale, crop, mirroring and colour; the target moves with the image.
+
+    Draws from torch's default generator. With ``scale=(1, 1)``, ``flip=0`` and ``colour=0`` only the crop is
+    left.
+
+    Attributes:
+        crop: Height and width of the result; None leaves images whole and does not scale them.
+        scale: Smallest and largest factor, drawn log-uniformly; sizes in the result ÷ sizes in the image.
+        flip: Probability of mirroring left to right, 0–1.
+        colour: Brightness, contrast and saturation change by factors in 1 ± ``colour``; 0–1.
+        fill: Red, green, blue (0–255) where the scaled image is smaller than the crop: at the bottom and
+            right.
+        ignore_index: Target there.
+
+    Raises:
+        UsageError: A setting is outside its range.
+    """
+
+    crop: tuple[int, int] | None
+    scale: tuple[float, float] = (0.5, 2.0)
+    flip: float = 0.5
+    colour: float = 0.3
+    fill: tuple[int, int, int] = FILL
+    ignore_index: int = 255
+
+    def __post_init__(self) -> None:
+        if self.crop is not None and min(self.crop) < 1:
+            raise UsageError(f"crop is {self.crop}; give height and width of at least 1 pixel")
+        if not 0 < self.scale[0] <= self.scale[1] < math.inf:
+            raise UsageError(f"scale is {self.scale}; give the smaller factor first, both above 0, such as (0.5, 2.0)")
+        for name, value in (("flip", self.flip), ("colour", self.colour)):
+            if not 0 <= value <= 1:
+                raise UsageError(f"{name} is {value}; give a number from 0 to 1")
+
+    def __call__(self, sample: Sample) -> Sample:
+        """Return a changed sample; the given one stays as it is."""
+        image, mask = tv_tensors.Image(sample.image), tv_tensors.Mask(sample.target)
+        if self.crop is not None:
+            image, mask = self._scaled_window(image, mask, self.crop)
+        if _draw(0, 1) < self.flip:
+            image, mask = F.horizontal_flip(image), F.horizontal_flip(mask)
+        pixels = self._recoloured(image.as_subclass(Tensor))
+        return self._padded(replace(sample, image=pixels, target=mask.as_subclass(Tensor)))
+
+    def _scaled_window(
+        self, image: tv_tensors.Image, mask: tv_tensors.Mask, crop: tuple[int, int]
+    ) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        scale = math.exp(_draw(math.log(self.scale[0]), math.log(self.scale[1])))
+        # The window is cut before scaling, so that the cost depends on the crop and not on the scale.
+        top, height, new_height = _window(image.shape[-2], crop[0], scale)
+        left, width, new_width = _window(image.shape[-1], crop[1], scale)
+        image, mask = F.crop(image, top, left, height, width), F.crop(mask, top, left, height, width)
+        if (height, width) == (new_height, new_width):
+            return image, mask
+        image = F.resize(image, [new_height, new_width], InterpolationMode.BILINEAR, antialias=True)
+        return image, tv_tensors.Mask(_resized_nearest(mask.as_subclass(Tensor), new_height, new_width))
+
+    def _recoloured(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h w"]:
+        if self.colour == 0:
+            return image
+        low, high = 1 - self.colour, 1 + self.colour
+        image = F.adjust_brightness(image, _draw(low, high))
+        image = F.adjust_contrast(image, _draw(low, high))
+        image = F.adjust_saturation(image, _draw(low, high))
+        return image
+
+    def _padded(self, sample: Sample) -> Sample:
+        height, width = self.crop or sample.target.shape
+        h, w = sample.target.shape
+        if (h, w) == (height, width):
+            return sample
+        image = torch.tensor(self.fill, dtype=torch.uint8).view(3, 1, 1).repeat(1, height, width)
+        target = torch.full((height, width), self.ignore_index)
+        image[:, :h, :w] = sample.image
+        target[:h, :w] = sample.target
+        return replace(sample, image=image, target=target)
+
+
+def _draw(low: float, high: float) -> float:
+    return low + (high - low) * torch.rand((), dtype=torch.float64).item()
+
+
+def _window(side: int, crop: int, scale: float) -> tuple[int, int, int]:
+    """Return start and length of the window in the image, and its length after scaling (all in pixels)."""
+    scaled = max(1, round(side * scale))
+    if scaled <= crop:
+        return 0, side, scaled
+    length = min(side, max(1, round(crop / scale)))
+    return int(_draw(0, side - length + 1)), length, crop
+
+
+def _resized_nearest(target: Int64[Tensor, "h w"], height: int, width: int) -> Int64[Tensor, "H W"]:
+    # torchvision resizes masks with the "nearest" whose grid lies up to half a pixel beside bilinear's.
+    return target[_nearest(target.shape[0], height)][:, _nearest(target.shape[1], width)]
+
+
+def _nearest(old: int, new: int) -> Int64[Tensor, "new"]:
+    return (2 * torch.arange(new) + 1) * old // (2 * new)

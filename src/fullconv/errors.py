@@ -1,0 +1,43 @@
+"""The errors fullconv raises for things a caller can put right.
+
+Each names the file, option or layer, what was seen, and what to do. The command line prints the message as one
+line and leaves with ``exit_code``::
+
+    FullconvError            1   anything we know went wrong
+    ├── UsageError           2   an option, a configuration key, an output that cannot be written
+    ├── DataError            3   a data set, an image, a mask
+    ├── ModelError           4   a model folder or a weight file
+    └── GeometryError        2   layers whose strides, offsets or sizes do not fit
+"""
+
+from typing import ClassVar
+
+
+class FullconvError(Exception):
+    """Base of every error that fullconv raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(FullconvError):
+    """An option or a configuration value that cannot be used, or an output that cannot be written."""
+
+    exit_code = 2
+
+
+class DataError(FullconvError):
+    """A data set, image or mask that cannot be used; the message names the file."""
+
+    exit_code = 3
+
+
+class ModelError(FullconvError):
+    """A model folder or weight file that cannot be used; the message names the file."""
+
+    exit_code = 4
+
+
+class GeometryError(FullconvError):
+    """Layers that do not fit together: unequal strides, an offset that is not whole, an empty output."""
+
+    exit_code = 2

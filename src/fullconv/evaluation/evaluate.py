@@ -1,0 +1,85 @@
+"""Scores of a network on a data set: one histogram over every labelled pixel at original resolution."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from ..data import DataSource, Sample, open_dataset
+from ..errors import DataError
+from ..inference import Predictor, load
+from ..metrics import Scores, confusion_matrix
+from ..models import FCN
+
+Model = str | Path | FCN | Predictor
+SPLIT_ORDER = ("test", "val", "train")
+
+
+def evaluate(
+    model: Model,
+    data: str | Path | DataSource,
+    split: str | None = None,
+    *,
+    absent: Literal["exclude", "zero"] = "exclude",
+    progress: Callable[[int, int], None] | None = None,
+) -> Scores:
+    """Return the paper's four metrics, and each class's, of a model on one split of a data set.
+
+    Args:
+        model: A model or run folder, a network, or a predictor.
+        data: A data set folder, a ``dataset.yaml``, or an opened data set.
+        split: By default ``test`` where there is one, else ``val``.
+        absent: What a class counts that does not occur in the truth: see :class:`fullconv.metrics.Scores`.
+        progress: Called with (done, total) after every image.
+
+    Raises:
+        DataError: The data set cannot be used, has no such split, or its classes are not the model's.
+        ModelError: The model cannot be used.
+
+    Source: Long, Shelhamer & Darrell 2015, section 5.
+    """
+    predictor = as_predictor(model)
+    source = data if isinstance(data, DataSource) else open_dataset(data)
+    split = split or default_split(source)
+    _check_classes(predictor, source)
+    samples = source.dataset(split)
+    matrix = confusion(predictor, (samples[index] for index in range(len(samples))), progress, len(samples))
+    return Scores.from_confusion(matrix, source.labels.names, absent=absent)
+
+
+def confusion(
+    predictor: Predictor,
+    samples: Iterable[Sample],
+    progress: Callable[[int, int], None] | None = None,
+    total: int = 0,
+) -> torch.Tensor:
+    """Return the k×k histogram [truth, prediction] of a predictor over samples."""
+    labels = predictor.label_set
+    matrix = torch.zeros(labels.num_classes, labels.num_classes, dtype=torch.int64)
+    for done, sample in enumerate(samples, 1):
+        predicted = predictor.labels(sample.image).cpu()
+        matrix += confusion_matrix(sample.target, predicted, labels.num_classes, sample.ignore_index)
+        if progress:
+            progress(done, total)
+    return matrix
+
+
+def as_predictor(model: Model) -> Predictor:
+    """Return a predictor for whatever stands for a model."""
+    if isinstance(model, Predictor):
+        return model
+    return Predictor(model) if isinstance(model, FCN) else load(model)
+
+
+def default_split(source: DataSource) -> str:
+    """Return the split that is evaluated where none is named."""
+    return next(split for split in (*SPLIT_ORDER, *source.splits) if split in source.splits)
+
+
+def _check_classes(predictor: Predictor, source: DataSource) -> None:
+    ours, theirs = predictor.label_set.names, source.labels.names
+    if len(ours) != len(theirs):
+        raise DataError(
+            f"{source.root}: has {len(theirs)} classes, the model {len(ours)}; evaluate on the data it was trained for"
+        )

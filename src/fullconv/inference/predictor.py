@@ -1,0 +1,94 @@
+"""From an image of any size to a class for every pixel."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..data.files import read_image, to_rgb
+from ..errors import ModelError, UsageError
+from ..models import FCN
+from .prediction import Prediction
+
+ImageLike = str | Path | Image.Image | np.ndarray | Tensor
+
+
+class Predictor:
+    """A network ready to predict.
+
+    Args:
+        model: The network; it is put into evaluation mode.
+        device: Where to run it; by default the first GPU, else the CPU.
+        task: Which task to predict; by default the first.
+
+    Raises:
+        UsageError: The network has no such task.
+    """
+
+    def __init__(self, model: FCN, *, device: str | torch.device | None = None, task: str | None = None) -> None:
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.model = model.eval().to(self.device)
+        self.task = task or next(iter(model.heads))
+        if self.task not in model.heads:
+            raise UsageError(f"the model has no task {self.task!r}; it has {', '.join(model.heads)}")
+        self.label_set = model.labels[self.task]
+
+    def predict(self, image: ImageLike) -> Prediction:
+        """Return the class of every pixel.
+
+        Args:
+            image: A path, a PIL image, a uint8 array (h×w, h×w×3, h×w×4), or a uint8 tensor 3×h×w. EXIF rotation is
+                applied to files and PIL images.
+
+        Raises:
+            DataError: The file cannot be read as an image; the message names it.
+        """
+        rgb = read_image(Path(image)) if isinstance(image, (str, Path)) else to_rgb(image)
+        labels, confidence = self._run(rgb)
+        return Prediction(labels.cpu().numpy(), confidence.cpu().numpy(), self.label_set, rgb.permute(1, 2, 0).numpy())
+
+    def labels(self, image: Tensor) -> Tensor:
+        """Return the class ids h×w of a uint8 image 3×h×w: what evaluation needs, and no more."""
+        return self._logits(image).argmax(0)
+
+    def _run(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self._logits(image)
+        best, labels = logits.max(0)
+        confidence = torch.exp(best - torch.logsumexp(logits, 0))
+        small = torch.uint8 if self.label_set.num_classes <= 256 else torch.int16
+        return labels.to(small), confidence.clamp_(0, 1)
+
+    @torch.inference_mode()
+    def _logits(self, image: Tensor) -> Tensor:
+        batch = image[None].to(self.device).float()
+        channels = self.model.mean.shape[1]
+        if channels == 1:
+            batch = batch.mean(1, keepdim=True)
+        elif channels != batch.shape[1]:
+            raise UsageError(f"the model takes {channels} channels, the image has {batch.shape[1]}")
+        return self.model.logits(batch)[self.task][0]
+
+
+def load(path: str | Path, *, device: str | torch.device | None = None, task: str | None = None) -> Predictor:
+    """Return a predictor for a model folder, or for a run folder (its ``best``).
+
+    Raises:
+        ModelError: There is no usable model; the message names the file.
+        UsageError: The model has no such task.
+    """
+    return Predictor(FCN.from_pretrained(model_folder(path)), device=device, task=task)
+
+
+def model_folder(path: str | Path) -> Path:
+    """Return the model folder that ``path`` means: itself, or ``best`` inside a run folder.
+
+    Raises:
+        ModelError: There is no such folder.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise ModelError(f"{path}: no such model; give a model folder or a run folder")
+    inside = [path / name for name in ("best", "last") if (path / name).is_dir()]
+    return inside[0] if inside and not (path / "config.json").exists() else path

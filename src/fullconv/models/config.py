@@ -1,0 +1,46 @@
+"""What a network is made of, as plain values: the part of a model folder that a person can read."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from ..trunks import Padding
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class ModelConfig(BaseModel):
+    """Everything needed to build a network again, but for its weights.
+
+    Attributes:
+        trunk: Name of the trunk, such as ``vgg16`` or ``timm:tf_efficientnet_lite0``.
+        finest_stride: 32, 16, 8 or 4: the finest tap that is scored.
+        tasks: Number of classes of each task.
+        padding: ``paper`` or ``same``.
+        in_channels: Channels of the input image.
+        context: ``fc``, ``none``, the width of a light head, or null for the trunk's default.
+        dropout: Probability of dropping an element of the context.
+        scaled_skips: FCN-8s at once: fixed factors on the finer taps before their scores.
+        learnable_upsampling: Train the bilinear kernels.
+        normalisation: Mean and deviation of each channel in 0–255; null for the trunk's own.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    trunk: str
+    finest_stride: Positive = 8
+    tasks: dict[str, Positive] = Field(min_length=1)
+    padding: Padding = "same"
+    in_channels: Positive = 3
+    context: Positive | Literal["fc", "none"] | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    scaled_skips: bool = False
+    learnable_upsampling: bool = False
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+
+    @model_validator(mode="after")
+    def _normalises_every_channel(self) -> "ModelConfig":
+        for values in self.normalisation or ():
+            if len(values) != self.in_channels:
+                raise ValueError(f"normalisation has {len(values)} values for {self.in_channels} channels")
+        return self

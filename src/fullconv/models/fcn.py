@@ -1,0 +1,127 @@
+"""The fully convolutional network: one class for 32s, 16s, 8s and finer, on any trunk, for one task or many."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..data.labels import LabelSet
+from ..errors import ModelError, UsageError
+from ..trunks import Normalisation, Trunk, Weights
+from ..trunks import trunk as build_trunk
+from .config import ModelConfig
+from .folder import WEIGHTS, read_model, write_model
+from .heads import SkipHead
+
+# Section 2.2 of the specification, FCN-8s at once: fixed factors before the scores, by stride.
+SKIP_SCALES = {16: 0.01, 8: 0.0001}
+
+
+class FCN(nn.Module):
+    """A trunk and a head for each task; normalisation inside.
+
+    Args:
+        trunk: Gives named features of an image.
+        heads: One head for each task, by the task's name.
+        normalisation: What the trunk expects; by default the trunk's own. Kept as buffers: it travels with the weights.
+
+    Attributes:
+        config: How the network was built (None where it was put together by hand: it then cannot be saved).
+        labels: Names, colours and ignore index of each task's classes.
+
+    Source: Long, Shelhamer & Darrell 2015; section 2.7 of the specification for several tasks on one trunk.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, trunk: Trunk, heads: Mapping[str, SkipHead], normalisation: Normalisation | None = None) -> None:
+        super().__init__()
+        scale = normalisation or trunk.normalisation
+        self.register_buffer("mean", torch.tensor(scale.mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(scale.std).view(1, -1, 1, 1))
+        self.trunk = trunk
+        self.heads = nn.ModuleDict(heads)
+        self.config: ModelConfig | None = None
+        self.labels = {
+            task: LabelSet.of([f"class {index}" for index in range(head.num_classes)]) for task, head in heads.items()
+        }
+
+    def forward(self, image: Float[Tensor, "n c h w"]) -> Tensor | dict[str, Tensor]:
+        """Return logits n×k×h×w for every pixel of RGB images in 0–255; a dictionary of them for several tasks."""
+        logits = self.logits(image)
+        return next(iter(logits.values())) if len(logits) == 1 else logits
+
+    def logits(self, image: Float[Tensor, "n c h w"]) -> dict[str, Tensor]:
+        """Return logits n×k×h×w of every task by name, also where there is only one."""
+        size = (image.shape[-2], image.shape[-1])
+        features = self.trunk((image - self.mean) / self.std)
+        return {task: head(features, size) for task, head in self.heads.items()}
+
+    @classmethod
+    def from_config(
+        cls, config: ModelConfig, weights: Weights = None, labels: Mapping[str, LabelSet] | None = None
+    ) -> "FCN":
+        """Build the network that ``config`` describes, with fresh score layers.
+
+        Args:
+            config: What to build.
+            weights: Trunk weights: None (fresh), ``"imagenet"`` (downloaded), or the path of a file.
+            labels: Class tables by task; by default ``class 0`` and on.
+
+        Raises:
+            UsageError: The trunk is unknown, has no such stride, or the options do not fit it.
+            ModelError: The weight file cannot be used.
+        """
+        trunk = build_trunk(
+            config.trunk,
+            padding=config.padding,
+            in_channels=config.in_channels,
+            weights=weights,
+            context=config.context,
+            dropout=config.dropout,
+        )
+        scale = Normalisation(*config.normalisation) if config.normalisation else trunk.normalisation
+        model = cls(trunk, {task: _head(config, trunk, classes) for task, classes in config.tasks.items()}, scale)
+        model.config = config.model_copy(update={"normalisation": (scale.mean, scale.std)})
+        model.labels |= labels or {}
+        return model
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write ``config.json`` and ``model.safetensors``, each whole or not at all.
+
+        Raises:
+            UsageError: The folder cannot be written, or the network was put together by hand.
+        """
+        if self.config is None:
+            raise UsageError("a network put together by hand has no configuration to save: build it with from_config")
+        write_model(folder, self.config, self.labels, self.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "FCN":
+        """Return the network saved in ``folder``, in evaluation mode.
+
+        Raises:
+            ModelError: A file is missing, damaged or does not fit; the message names it.
+        """
+        config, labels, tensors = read_model(folder)
+        try:
+            model = cls.from_config(config, labels=labels)
+            model.load_state_dict(tensors)
+        except (UsageError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(f"{Path(folder) / WEIGHTS}: does not fit its config.json ({reason})") from error
+        return model.eval()
+
+
+def _head(config: ModelConfig, trunk: Trunk, num_classes: int) -> SkipHead:
+    taps = trunk.ladder_taps(config.finest_stride)
+    return SkipHead(
+        taps,
+        num_classes,
+        padding=config.padding,
+        scales=[SKIP_SCALES.get(tap.stride, 1.0) for tap in taps] if config.scaled_skips else None,
+        learnable_upsampling=config.learnable_upsampling,
+    )

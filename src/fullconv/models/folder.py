@@ -1,0 +1,109 @@
+"""A model on disk: a folder with ``config.json`` and ``model.safetensors``, nothing that runs code."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..data.labels import LabelSet
+from ..errors import FullconvError, ModelError, UsageError
+from .config import ModelConfig
+
+SCHEMA = 1
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def write_model(
+    folder: str | Path, config: ModelConfig, labels: Mapping[str, LabelSet], state: Mapping[str, Tensor]
+) -> None:
+    """Write a model folder; each file appears whole or not at all, ``config.json`` last.
+
+    Raises:
+        UsageError: The folder cannot be written.
+    """
+    folder = Path(folder)
+    record = {
+        "format": "fullconv",
+        "schema": SCHEMA,
+        "model": config.model_dump(mode="json"),
+        "labels": {task: table.to_dict() for task, table in labels.items()},
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _replace(folder / WEIGHTS, lambda path: save_file(tensors, path))
+        _replace(folder / CONFIG, lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written ({error.strerror or error}); choose another folder") from error
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        write(partial)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_model(folder: str | Path) -> tuple[ModelConfig, dict[str, LabelSet], dict[str, Tensor]]:
+    """Return configuration, class tables and tensors of a model folder.
+
+    Raises:
+        ModelError: The folder or one of its files is missing, damaged, or not fullconv's; the message names the file.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: no such model folder; give a folder with {CONFIG} and {WEIGHTS}, or a run")
+    path = folder / CONFIG
+    record = _read_record(path)
+    try:
+        config = ModelConfig.model_validate(record["model"])
+        labels = {task: LabelSet.from_dict(table) for task, table in record["labels"].items()}
+    except (KeyError, AttributeError, TypeError, ValidationError, FullconvError) as error:
+        raise ModelError(
+            f"{path}: not a valid model configuration ({_first_line(error)}); save the model again"
+        ) from error
+    for task, classes in config.tasks.items():
+        if task not in labels or labels[task].num_classes != classes:
+            raise ModelError(
+                f"{path}: task {task!r} has {classes} classes, but its table of names does not; save it again"
+            )
+    return config, labels, _read_tensors(folder / WEIGHTS)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"{path}: missing, so {path.parent} is no model folder; give one that was saved by fullconv"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read ({_first_line(error)}); save the model again") from error
+    if not isinstance(record, dict) or record.get("format") != "fullconv":
+        raise ModelError(f"{path}: not written by fullconv; give a folder that was saved by fullconv")
+    if record.get("schema") != SCHEMA:
+        raise ModelError(f"{path}: schema {record.get('schema')}, this version reads {SCHEMA}; update fullconv")
+    return record
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ModelError(f"{path}: missing; the model folder is incomplete, save the model again")
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors has no common base for what a damaged file can cause
+        raise ModelError(f"{path}: damaged ({_first_line(error)}); save the model again") from error
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:3]) or type(error).__name__

@@ -1,0 +1,1 @@
+"""Blocks that know torch but no trunk: upsampling, cropping, conversion of classifiers, tracing of geometry."""

@@ -1,0 +1,205 @@
+"""The typed configuration of a training run: a recipe, and what the caller changed of it."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import UsageError
+from ..trunks import Padding
+
+Fraction01 = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+PositiveReal = Annotated[float, Field(gt=0)]
+
+
+NAMED = {"trunk": "model.trunk", "trunk_weights": "model.trunk_weights", "epochs": "epochs", "seed": "seed"}
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(_Section):
+    """Which network: see :class:`fullconv.models.ModelConfig`."""
+
+    trunk: str = "resnet18"
+    trunk_weights: str | None = None
+    finest_stride: Positive = 8
+    padding: Padding = "same"
+    context: Positive | Literal["fc", "none"] | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    scaled_skips: bool = False
+    learnable_upsampling: bool = False
+    normalisation: Literal["trunk", "imagenet", "caffe", "half"] = "trunk"
+
+
+class DataSection(_Section):
+    """How samples are drawn and changed; sizes in pixels, (height, width) or one number for both.
+
+    ``crop: auto`` takes the median shorter side, rounded up to a multiple of 32, 512 at most; ``crop: none`` whole images.
+    """
+
+    crop: Positive | tuple[Positive, Positive] | Literal["auto", "none"] = "auto"
+    scale: tuple[PositiveReal, PositiveReal] = (0.5, 2.0)
+    flip: Fraction01 = 0.5
+    colour: Fraction01 = 0.3
+    batch_size: Positive = 8
+    replacement: bool = False
+    workers: Annotated[int, Field(ge=0)] = 0
+    cache_mb: Annotated[int, Field(ge=0)] = 1024
+
+
+class OptimSection(_Section):
+    """How weights change.
+
+    ``rate`` is the learning rate for the mean loss over labelled pixels, or for the summed one with ``loss: sum``.
+    """
+
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    rate: PositiveReal = 1e-3
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    bias_rate: PositiveReal = 1.0
+    trunk_rate: Annotated[float, Field(ge=0)] = 1.0
+    schedule: Literal["poly", "onecycle", "constant"] = "poly"
+    warmup: Fraction01 = 0.1
+    loss: Literal["mean", "sum"] = "mean"
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    clip: Annotated[float, Field(ge=0)] = 0.0
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+
+class TrainConfig(_Section):
+    """A whole training run.
+
+    Attributes:
+        epochs: Passes over the training images; ``auto``: 960 / √images, so that small sets are seen more often.
+        evaluations: How many times the validation split is scored (never more than once an epoch).
+        seed: Of weights, order and augmentation.
+    """
+
+    recipe: str = "modern"
+    epochs: Positive | Literal["auto"] = "auto"
+    evaluations: Positive = 8
+    seed: Annotated[int, Field(ge=0)] = 0
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    optim: OptimSection = OptimSection()
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that come with fullconv."""
+    folder = resources.files("fullconv") / "recipes"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_config(recipe: str = "modern", changes: Mapping[str, Any] | None = None) -> TrainConfig:
+    """Return a recipe's configuration with ``changes`` applied.
+
+    Args:
+        recipe: A name of :func:`recipe_names`, or the path of a YAML file.
+        changes: Dotted key → value, such as ``{"optim.rate": 1e-3}``.
+
+    Raises:
+        UsageError: The recipe or a key is unknown (the nearest name is given), or a value is not of its kind.
+    """
+    tree = _read_recipe(recipe)
+    for key, value in (changes or {}).items():
+        _set(tree, key, value)
+    try:
+        return TrainConfig.model_validate(tree | {"recipe": str(recipe)})
+    except ValidationError as error:
+        raise UsageError(_explain(error)) from error
+
+
+def named_settings(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that have an option of their own by their dotted keys; those that are None are left out.
+
+    Raises:
+        UsageError: There is no such option.
+    """
+    for name in named:
+        if name not in NAMED:
+            near = difflib.get_close_matches(name, NAMED, 1) or list(NAMED)
+            raise UsageError(
+                f"unknown option {name!r}; did you mean {', '.join(near)}? (settings={{...}} for all others)"
+            )
+    return {NAMED[name]: value for name, value in named.items() if value is not None}
+
+
+def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
+    """Return ``key=value`` settings as a dictionary; values are read as YAML.
+
+    >>> parse_settings(["optim.rate=1e-3", "data.scale=[1, 1]"])
+    {'optim.rate': '1e-3', 'data.scale': [1, 1]}
+
+    Raises:
+        UsageError: A setting has no ``=``, or its value is not YAML.
+    """
+    changes = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set {setting}: write key=value, such as --set optim.rate=1e-3")
+        try:
+            changes[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {setting}: the value is not valid YAML") from error
+    return changes
+
+
+def _read_recipe(recipe: str) -> dict[str, Any]:
+    file = resources.files("fullconv") / "recipes" / f"{recipe}.yaml"
+    path = Path(recipe)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise UsageError(
+                f"{path}: no such recipe file; recipes that come with fullconv: {', '.join(recipe_names())}"
+            )
+        text = path.read_text()
+    elif recipe in recipe_names():
+        text = file.read_text()
+    else:
+        raise UsageError(f"unknown recipe {recipe!r}; choose one of {', '.join(recipe_names())}, or give a .yaml file")
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise UsageError(f"{recipe}: not valid YAML ({error})".replace("\n", " ")) from error
+    if not isinstance(tree, dict):
+        raise UsageError(f"{recipe}: a recipe is a table of keys; see the recipe 'modern'")
+    return tree
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise UsageError(f"unknown setting {key!r}: {section!r} has no parts")
+    tree[last] = value
+
+
+def _explain(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    parts = [str(part) for part in problem["loc"] if str(part) in _KEYS or problem["type"] == "extra_forbidden"]
+    key = ".".join(parts)
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, _KEYS, 1, 0.4)
+        return f"unknown setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+    return f"setting {key}: {problem['msg']} (got {problem['input']!r})"
+
+
+def _keys() -> set[str]:
+    keys = set(TrainConfig.model_fields)
+    for section, model in (("model", ModelSection), ("data", DataSection), ("optim", OptimSection)):
+        keys |= {f"{section}.{name}" for name in model.model_fields} | set(model.model_fields)
+    return keys
+
+
+_KEYS = _keys()

@@ -1,0 +1,31 @@
+"""Device, precision and memory layout: the only file of training that knows them."""
+
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+
+class Runtime:
+    """Where and in which precision a network trains.
+
+    Args:
+        precision: ``fp32``, or ``bf16`` autocast (weights and the loss stay fp32).
+        device: By default the first GPU, else the CPU.
+    """
+
+    def __init__(self, precision: str = "fp32", device: str | torch.device | None = None) -> None:
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.precision = precision
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """Move a network to the device, in the layout its convolutions are fastest in."""
+        return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def place(self, tensor: Tensor) -> Tensor:
+        """Move a batch's tensor to the device."""
+        return tensor.to(self.device, non_blocking=True)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """Return the context in which the forward pass runs."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")

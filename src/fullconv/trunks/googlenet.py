@@ -1,0 +1,40 @@
+"""GoogLeNet from torchvision (batch normalisation, final classifier only): conv1, conv3, inception3b, 4e, 5b."""
+
+from collections import OrderedDict
+
+from torch import nn
+
+from ..nn.convert import widen_first_conv
+from .base import Normalisation, Padding, Trunk, cut, margin_for, repad
+from .context import Context, without_fc
+from .vgg import classifier_of
+from .weights import DOWNLOAD, Weights
+
+_HALF = Normalisation((127.5,) * 3, (127.5,) * 3)  # torchvision ported these weights from TensorFlow
+
+
+def build(name: str, padding: Padding, in_channels: int, weights: Weights, context: Context, dropout: float) -> Trunk:
+    """Return a GoogLeNet trunk without its final average pooling and its auxiliary classifiers.
+
+    Source: Long, Shelhamer & Darrell 2015, section 4.1; section 2.3 of the specification.
+    """
+    options = {} if weights == DOWNLOAD else {"init_weights": True, "aux_logits": weights is not None}
+    classifier = classifier_of(name, weights, **options)
+    stem_to_5b = OrderedDict(
+        (child, layer)
+        for child, layer in classifier.named_children()
+        if child not in ("aux1", "aux2", "avgpool", "dropout", "fc")
+    )
+    layers = widen_first_conv(nn.Sequential(stem_to_5b), in_channels)
+    margin = margin_for(layers, padding)
+    repad(layers, padding)
+    order = list(stem_to_5b)
+    ends = ("conv1", "conv3", "inception3b", "inception4e", "inception5b")
+    body = cut(layers, {order.index(end): end for end in ends})
+    normalisation = _HALF if weights is not None else Normalisation()
+    return Trunk(
+        body,
+        without_fc(context, name, 1024, dropout),
+        normalisation=normalisation.for_channels(in_channels),
+        margin=margin,
+    )

@@ -1,0 +1,43 @@
+"""VGG11–19, with and without batch normalisation, from torchvision: pool1 … pool5, fc7."""
+
+from typing import Any
+
+import torchvision
+from torch import nn
+
+from ..nn.convert import widen_first_conv
+from .base import Normalisation, Padding, Trunk, cut, margin_for, repad
+from .context import Context, fully_connected, without_fc
+from .weights import DOWNLOAD, Weights, load_weights
+
+
+def build(name: str, padding: Padding, in_channels: int, weights: Weights, context: Context, dropout: float) -> Trunk:
+    """Return a VGG trunk; its taps are the five poolings and fc7 (or the context that replaces it).
+
+    Source: Long, Shelhamer & Darrell 2015, section 4.1; section 2.1 of the specification.
+    """
+    classifier = classifier_of(name, weights)
+    features = widen_first_conv(classifier.features, in_channels)
+    margin = margin_for(features, padding)
+    repad(features, padding)
+    pools = [index for index, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)]
+    body = cut(features, {index: f"pool{number}" for number, index in enumerate(pools, 1)})
+    head = (
+        fully_connected(classifier.classifier, 512, 7, padding, dropout)
+        if context in (None, "fc")
+        else without_fc(context, name, 512, dropout)
+    )
+    return Trunk(body, head, normalisation=Normalisation().for_channels(in_channels), margin=margin)
+
+
+def classifier_of(name: str, weights: Weights, **options: Any) -> Any:
+    """Return torchvision's classifier ``name`` with fresh, downloaded (``"imagenet"``) or given weights.
+
+    Raises:
+        ModelError: The weight file cannot be used.
+    """
+    download = "IMAGENET1K_V1" if weights == DOWNLOAD else None
+    classifier = torchvision.models.get_model(name, weights=download, **options)
+    if weights is not None and weights != DOWNLOAD:
+        load_weights(classifier, weights)
+    return classifier

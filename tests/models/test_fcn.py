@@ -1,0 +1,267 @@
+import json
+
+import pytest
+import torch
+from fullconv import fcn, fcn4s, fcn8s, fcn8s_at_once, fcn16s, fcn32s
+from fullconv.data.labels import LabelSet
+from fullconv.errors import GeometryError, ModelError, UsageError
+from fullconv.geometry import Field, LayerSpec
+from fullconv.models import FCN, SkipHead
+from fullconv.trunks import Tap, trunk
+
+VARIANTS = {"32s": (fcn32s, 1), "16s": (fcn16s, 2), "8s": (fcn8s, 3), "4s": (fcn4s, 4)}
+TRUNKS = ["vgg16", "alexnet", "googlenet", "resnet18", "timm:tf_efficientnet_lite0"]
+
+
+def meta(build, *args, **options):
+    if str(args[0]).startswith("timm:"):
+        pytest.importorskip("timm", reason="needs the extra 'timm'")
+    with torch.device("meta"):
+        return build(*args, **options)
+
+
+def count(model, skip=()):
+    return sum(p.numel() for name, p in model.named_parameters() if not any(word in name for word in skip))
+
+
+def test_parameters_of_vgg16_are_the_specifications():
+    base = count(meta(fcn32s, "vgg16", 21, padding="paper"))
+    assert base == 134_346_581
+    assert count(meta(fcn16s, "vgg16", 21)) == base + 10_773
+    assert count(meta(fcn8s, "vgg16", 21)) == base + 10_773 + 5_397
+    assert count(meta(fcn8s_at_once, "vgg16", 21)) == base + 10_773 + 5_397
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "crops"),
+    [("vgg16", "32s", [19]), ("vgg16", "16s", [5, 27]), ("vgg16", "8s", [5, 9, 31]), ("alexnet", "32s", [18])],
+)
+def test_published_crops(name, variant, crops):
+    model = meta(VARIANTS[variant][0], name, 21, padding="paper")
+    assert model.heads["semantic"].ladder.crops == crops
+
+
+@pytest.mark.parametrize("padding", ["paper", "same"])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", TRUNKS)
+def test_every_size_from_1_to_512_by_the_algebra(name, variant, padding):
+    model = meta(VARIANTS[variant][0], name, 2, padding=padding)
+    plan = model.heads["semantic"].ladder
+    assert all(plan.output_size(size) == size for size in range(1, 513))
+
+
+@pytest.mark.parametrize("padding", ["paper", "same"])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", TRUNKS)
+@pytest.mark.parametrize("size", [(1, 1), (31, 65), (200, 97)])
+def test_a_sample_of_sizes_by_running(name, variant, padding, size):
+    model = meta(VARIANTS[variant][0], name, 2, padding=padding).eval()
+    assert model(torch.empty(1, 3, *size, device="meta")).shape == (1, 2, *size)
+
+
+@pytest.mark.parametrize("padding", ["paper", "same"])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", TRUNKS)
+def test_an_ideal_score_map_lands_on_the_edge(name, variant, padding):
+    """Sample the signed distance to a slanted edge at the taps' own positions: the head must give it back exactly.
+
+    Bilinear upsampling reproduces a linear function inside the image, so a shift of any fraction of a pixel shows.
+    Each tap carries the function in turn, the others are zero.
+    """
+    build, taps = VARIANTS[variant]
+    geometry = meta(build, name, 1, padding=padding)
+    used = [geometry.trunk.taps[tap] for tap in geometry.heads["semantic"].tap_names]
+    size = (224, 192)
+
+    def distance(y, x):
+        return (x - 90.0) + 0.5 * (y - 100.0)
+
+    def sampled(tap):
+        rows = torch.arange(tap.y.size(size[0]), dtype=torch.float64) * tap.stride + float(tap.y.offset)
+        columns = torch.arange(tap.x.size(size[1]), dtype=torch.float64) * tap.stride + float(tap.x.offset)
+        return distance(rows[:, None], columns[None]).expand(1, 1, -1, -1)
+
+    head = SkipHead(used, 1, padding=padding).double()
+    for tap in used:
+        head.score[tap.name] = torch.nn.Conv2d(1, 1, 1, bias=False, dtype=torch.float64)
+        torch.nn.init.ones_(head.score[tap.name].weight)
+    truth = distance(torch.arange(size[0])[:, None], torch.arange(size[1])[None])
+    for carrier in used:
+        maps = {tap.name: sampled(tap) * (tap is carrier) for tap in used}
+        logits = head(maps, size)[0, 0]
+        inside = slice(64, -64), slice(64, -64)
+        assert (logits - truth)[inside].abs().max() < 1e-4
+
+
+def test_scores_start_at_zero():
+    model = fcn8s("resnet18", 5).eval()
+    assert model(torch.rand(2, 3, 40, 50) * 255).abs().max() == 0
+
+
+def test_16s_with_a_zero_skip_is_32s_in_two_steps():
+    torch.manual_seed(0)
+    coarse = Tap("coarse", 4, *[Field().through(LayerSpec(32, 32, ceil=True))] * 2)
+    fine = Tap("fine", 3, *[Field().through(LayerSpec(16, 16, ceil=True))] * 2)
+    one, two = SkipHead([coarse], 2), SkipHead([coarse, fine], 2)
+    torch.nn.init.normal_(two.score["coarse"].weight)
+    one.score["coarse"].load_state_dict(two.score["coarse"].state_dict())
+    features = {"coarse": torch.randn(1, 4, 6, 6), "fine": torch.randn(1, 3, 12, 12)}
+    inside = slice(48, -48)
+    step_by_step, at_once = two(features, (192, 192)), one(features, (192, 192))
+    scored = one.score["coarse"](features["coarse"])
+    twice = two.upscore[1](two.upscore[0](scored))
+    assert torch.allclose(step_by_step, twice, atol=1e-5)
+    assert (step_by_step - at_once)[..., inside, inside].abs().max() < at_once.abs().max()
+
+
+def test_at_once_scales_the_finer_taps():
+    scaled, plain = meta(fcn8s_at_once, "vgg16", 3), meta(fcn8s, "vgg16", 3)
+    assert scaled.heads["semantic"].scales == [1.0, 0.01, 0.0001]
+    assert plain.heads["semantic"].scales == [1.0, 1.0, 1.0]
+
+
+def test_scales_reach_the_logits():
+    tap = Tap("only", 1, *[Field().through(LayerSpec(2, 2, ceil=True))] * 2)
+    quiet, loud = SkipHead([tap], 1, scales=[0.01]), SkipHead([tap], 1)
+    for head in (quiet, loud):
+        torch.nn.init.ones_(head.score["only"].weight)
+    features = {"only": torch.rand(1, 1, 4, 4)}
+    assert torch.allclose(quiet(features, (8, 8)) * 100, loud(features, (8, 8)), atol=1e-6)
+
+
+def test_several_tasks_share_a_trunk():
+    model = fcn8s("resnet18", {"semantic": 8, "geometric": 3}).eval()
+    logits = model(torch.rand(1, 3, 33, 40) * 255)
+    assert {task: tuple(value.shape) for task, value in logits.items()} == {
+        "semantic": (1, 8, 33, 40),
+        "geometric": (1, 3, 33, 40),
+    }
+
+
+def test_frozen_upsampling_has_no_parameters_and_learnable_has():
+    frozen, learnable = meta(fcn8s, "resnet18", 2), meta(fcn8s, "resnet18", 2, learnable_upsampling=True)
+    extra = {name for name, _ in learnable.named_parameters()} - {name for name, _ in frozen.named_parameters()}
+    assert len(extra) == 3
+    assert all("upscore" in name for name in extra)
+
+
+def test_dropout_is_element_wise():
+    model = meta(fcn32s, "alexnet", 2)
+    kinds = {type(layer) for layer in model.modules() if "Dropout" in type(layer).__name__}
+    assert kinds == {torch.nn.Dropout}
+
+
+def test_normalisation_is_inside():
+    """An image of the mean colour is a zero image for the trunk."""
+    model = fcn32s("resnet18", 2).eval()
+    seen = []
+    model.trunk.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
+    model(model.mean.expand(1, 3, 8, 8).clone())
+    assert seen[0].abs().max() < 1e-6
+
+
+def test_folder_round_trip(tmp_path):
+    torch.manual_seed(0)
+    model = fcn8s("resnet18", 3, context=16).eval()
+    torch.nn.init.normal_(model.heads["semantic"].score["context"].weight)
+    model.labels["semantic"] = LabelSet.of(["sky", "tree", "road"], [(1, 2, 3), (4, 5, 6), (7, 8, 9)])
+    model.save_pretrained(tmp_path / "model")
+    again = FCN.from_pretrained(tmp_path / "model")
+    image = torch.rand(1, 3, 37, 41) * 255
+    assert torch.equal(model(image), again(image))
+    assert again.labels == model.labels
+    assert again.config == model.config
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    fcn32s("resnet18", 2).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def damaged(saved, tmp_path):
+    """A copy of a good model folder, for one test to break."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in saved.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+def edit(folder, change):
+    record = json.loads((folder / "config.json").read_text())
+    change(record)
+    (folder / "config.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda record: record.pop("format"), "not written by fullconv"),
+        (lambda record: record.update(schema=99), "schema 99, this version reads 1"),
+        (lambda record: record["model"].update(trunk="resnet34"), "does not fit its config.json"),
+        (lambda record: record["model"].update(trunk="resnet19"), "unknown trunk 'resnet19'"),
+        (lambda record: record["model"].update(colour="red"), "not a valid model configuration"),
+        (lambda record: record["model"].update(tasks={"semantic": 3}), "its table of names does not"),
+        (lambda record: record.pop("labels"), "not a valid model configuration"),
+    ],
+)
+def test_a_wrong_configuration_is_named(damaged, change, message):
+    edit(damaged, change)
+    with pytest.raises(ModelError, match=message):
+        FCN.from_pretrained(damaged)
+
+
+def test_missing_and_truncated_files_are_named(damaged, tmp_path):
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelError, match=r"model\.safetensors: damaged"):
+        FCN.from_pretrained(damaged)
+    weights.unlink()
+    with pytest.raises(ModelError, match=r"model\.safetensors: missing"):
+        FCN.from_pretrained(damaged)
+    (damaged / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"config\.json: cannot be read"):
+        FCN.from_pretrained(damaged)
+    (damaged / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"config\.json: missing"):
+        FCN.from_pretrained(damaged)
+    with pytest.raises(ModelError, match="no such model folder"):
+        FCN.from_pretrained(tmp_path / "nowhere")
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UsageError, match="cannot be written"):
+        fcn32s("resnet18", 2).save_pretrained(tmp_path / "file" / "model")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": 0}, "option tasks.semantic"),
+        ({"num_classes": 2, "finest_stride": 5}, "finest stride 5 is not one of this trunk's: 2, 4, 8, 16, 32"),
+        ({"num_classes": 2, "paddin": "same"}, "option paddin"),
+        ({"num_classes": 2, "dropout": 1.5}, "option dropout"),
+    ],
+)
+def test_wrong_options_are_named(options, message):
+    with pytest.raises(UsageError, match=message):
+        fcn("resnet18", **options)
+
+
+def test_taps_that_stop_short_are_refused():
+    short = Tap("short", 1, *[Field().through(LayerSpec(2, 2))] * 2)
+    with pytest.raises(GeometryError):
+        SkipHead([short], 2)
+
+
+def test_a_hand_made_network_predicts_but_is_not_saved(tmp_path):
+    built = trunk("resnet18")
+    model = FCN(built, {"semantic": SkipHead(built.ladder_taps(8), 2)})
+    assert model(torch.zeros(1, 3, 9, 9)).shape == (1, 2, 9, 9)
+    with pytest.raises(UsageError, match="put together by hand"):
+        model.save_pretrained(tmp_path)

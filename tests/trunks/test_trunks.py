@@ -1,0 +1,148 @@
+from fractions import Fraction
+
+import pytest
+import torch
+import torchvision
+from fullconv.errors import ModelError, UsageError
+from fullconv.trunks import TRUNKS, trunk
+from safetensors.torch import save_file
+
+BUILT = {}
+NAMES = ["alexnet", "googlenet", "resnet18", "resnet50", "timm:tf_efficientnet_lite0", "timm:convnext_atto", "vgg16"]
+
+
+def on_meta(name: str, padding: str = "paper"):
+    """A trunk without weights: enough for geometry."""
+    if (name, padding) not in BUILT:
+        if name.startswith("timm:"):
+            pytest.importorskip("timm", reason="needs the extra 'timm'")
+        with torch.device("meta"):
+            BUILT[name, padding] = trunk(name, padding=padding)
+    return BUILT[name, padding]
+
+
+def field(name: str, tap: str, padding: str = "paper"):
+    return on_meta(name, padding).taps[tap].y
+
+
+@pytest.mark.parametrize("padding", ["paper", "same"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", [(1, 1), (33, 47), (64, 96)])
+def test_taps_tell_the_truth(name, padding, size):
+    """Twin: channels and sizes by the algebra are those of tensors that went through the trunk."""
+    built = on_meta(name, padding).eval()
+    features = built(torch.empty(1, 3, *size, device="meta"))
+    assert list(features) == list(built.taps)
+    for tap in built.taps.values():
+        assert features[tap.name].shape == (1, tap.channels, tap.y.size(size[0]), tap.x.size(size[1]))
+
+
+@pytest.mark.parametrize("name", sorted(TRUNKS))
+def test_every_trunk_has_strides_4_to_32(name):
+    assert {4, 8, 16, 32} <= {tap.stride for tap in on_meta(name, "same").taps.values()}
+
+
+def test_published_receptive_fields():
+    assert field("vgg16", "fc7").receptive_field == 404
+    assert field("alexnet", "fc7").receptive_field == 355
+
+
+def test_receptive_field_of_resnet50_is_explained():
+    """483 counts the stride of a stage in its first 1×1 convolution, as the original did; torchvision strides the 3×3.
+
+    Each of the three strided 3×3 then widens by 2 of the finer stride in place of the coarser one: 483 − (8 + 16 + 32).
+    """
+    assert field("resnet50", "layer4").receptive_field == 483 - (8 + 16 + 32)
+
+
+def test_receptive_field_of_googlenet_is_explained():
+    """Published: 907, with 5×5 branches, a 3×3 pool4 and the final 7×7 average.
+
+    torchvision has 3×3 in place of 5×5 (−2 strides in each of nine modules) and pool4 2×2 (−16); FCN drops the average.
+    """
+    five_to_three = 2 * (2 * 8 + 5 * 16 + 2 * 32)
+    assert field("googlenet", "inception5b").receptive_field == 907 - five_to_three - 16 - 6 * 32
+
+
+@pytest.mark.parametrize("name", ["vgg16", "resnet18", "alexnet", "googlenet"])
+def test_paper_padding_is_100_at_the_first_convolution(name):
+    built = on_meta(name)
+    first = next(layer for layer in built.body.modules() if isinstance(layer, torch.nn.Conv2d))
+    assert built.margin + first.padding[0] == 100
+
+
+def test_same_padding_of_vgg16_is_the_fields_usual_network():
+    built = on_meta("vgg16", "same")
+    assert built.margin == 0
+    assert [str(tap.y.map) for tap in built.taps.values()][-1] == "32·i + 31/2"
+    assert field("vgg16", "pool3", "same").offset == Fraction(7, 2)
+
+
+def test_weights_of_the_classifier_are_carried_over(tmp_path):
+    torch.manual_seed(1)
+    classifier = torchvision.models.alexnet()
+    save_file(classifier.state_dict(), tmp_path / "alexnet.safetensors")
+    torch.save(classifier.state_dict(), tmp_path / "alexnet.pth")
+    for file in ("alexnet.safetensors", "alexnet.pth"):
+        built = trunk("alexnet", weights=tmp_path / file)
+        fc6 = next(layer for layer in built.context if isinstance(layer, torch.nn.Conv2d))
+        assert torch.equal(fc6.weight.flatten(1), classifier.classifier[1].weight)
+        assert torch.equal(built.body["conv1"][0].weight, classifier.features[0].weight)
+
+
+def test_a_pickled_object_is_not_loaded(tmp_path):
+    torch.save(torchvision.models.squeezenet1_1(), tmp_path / "evil.pth")
+    with pytest.raises(ModelError, match=r"evil\.pth: not a readable weight file"):
+        trunk("resnet18", weights=tmp_path / "evil.pth")
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    save_file({"encoder.weight": torch.zeros(3)}, tmp_path / "other.safetensors")
+    with pytest.raises(ModelError, match="none of its tensors fits this trunk"):
+        trunk("resnet18", weights=tmp_path / "other.safetensors")
+
+
+def test_missing_and_damaged_weight_files_are_named(tmp_path):
+    with pytest.raises(ModelError, match=r"nowhere\.safetensors: no such weight file"):
+        trunk("resnet18", weights=tmp_path / "nowhere.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes(b"\x00" * 20)
+    with pytest.raises(ModelError, match=r"cut\.safetensors: not a readable weight file"):
+        trunk("resnet18", weights=tmp_path / "cut.safetensors")
+
+
+def test_unknown_trunks_get_the_nearest_name():
+    with pytest.raises(UsageError, match="unknown trunk 'vgg61'; did you mean vgg"):
+        trunk("vgg61")
+    pytest.importorskip("timm", reason="needs the extra 'timm'")
+    with pytest.raises(UsageError, match="timm has no network 'resnet19'; did you mean"):
+        trunk("timm:resnet19")
+
+
+def test_trunks_whose_branches_do_not_align_are_refused_by_name():
+    pytest.importorskip("timm", reason="needs the extra 'timm'")
+    with torch.device("meta"), pytest.raises(UsageError, match=r"level2.*do not align"):
+        trunk("timm:dla34")
+
+
+def test_options_out_of_range_are_errors():
+    with pytest.raises(UsageError, match="in_channels is 0"):
+        trunk("resnet18", in_channels=0)
+    with pytest.raises(UsageError, match='choose "paper" or "same"'):
+        trunk("resnet18", padding="valid")
+    with pytest.raises(UsageError, match="no fully connected layers"):
+        trunk("resnet18", context="fc")
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_other_numbers_of_channels(channels):
+    built = trunk("resnet18", in_channels=channels)
+    assert len(built.normalisation.mean) == len(built.normalisation.std) == channels
+    assert built(torch.zeros(1, channels, 32, 32))["layer4"].shape == (1, 512, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["vgg11", "resnet18"])
+def test_a_light_context_replaces_or_adds(name):
+    with torch.device("meta"):
+        built = trunk(name, context=32)
+    assert built.taps["context"].channels == 32
+    assert "fc7" not in built.taps
