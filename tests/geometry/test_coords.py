@@ -1,8 +1,9 @@
 from fractions import Fraction
 
-from fullconv.geometry import CoordMap
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fullconv.geometry import CoordMap
 
 fractions = st.fractions(min_value=-50, max_value=50, max_denominator=8)
 maps = st.builds(CoordMap, fractions.filter(lambda value: value > 0), fractions)

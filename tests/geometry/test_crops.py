@@ -1,10 +1,11 @@
 from fractions import Fraction
 
 import pytest
-from fullconv.errors import GeometryError
-from fullconv.geometry import CoordMap, Field, LayerSpec, chain, crop_offset, halo, ladder
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fullconv.errors import GeometryError
+from fullconv.geometry import CoordMap, Field, LayerSpec, chain, crop_offset, halo, ladder
 
 
 def grid_at(scale: int, offset: int = 0) -> CoordMap:
@@ -28,7 +29,17 @@ def alexnet_fc6() -> Field:
     pool = LayerSpec(3, 2, ceil=True)
     three = LayerSpec(3, padding=(1, 1))
     return chain(
-        [LayerSpec(11, 4, (100, 100)), pool, LayerSpec(5, padding=(2, 2)), pool, three, three, three, pool, LayerSpec(6)]
+        [
+            LayerSpec(11, 4, (100, 100)),
+            pool,
+            LayerSpec(5, padding=(2, 2)),
+            pool,
+            three,
+            three,
+            three,
+            pool,
+            LayerSpec(6),
+        ]
     )
 
 
@@ -95,7 +106,7 @@ def test_crops_add(a, b, stride):
     ],
 )
 def test_crops_that_are_not_whole_or_negative_are_errors(source, reference):
-    with pytest.raises(GeometryError, match="crop|align"):
+    with pytest.raises(GeometryError, match=r"crop|align"):
         crop_offset(source, reference)
 
 
@@ -106,7 +117,7 @@ def test_unpadded_trunk_does_not_cover_the_image():
 
 def test_a_trunk_that_stops_short_of_the_end_is_refused():
     floors = chain([LayerSpec(2, 2)] * 5)
-    with pytest.raises(GeometryError, match="too few|cannot crop"):
+    with pytest.raises(GeometryError, match=r"too few|cannot crop"):
         ladder([floors])
 
 

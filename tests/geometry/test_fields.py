@@ -2,11 +2,12 @@ from fractions import Fraction
 
 import pytest
 import torch
-from fullconv.errors import GeometryError
-from fullconv.geometry import Field, LayerSpec, chain, join
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+
+from fullconv.errors import GeometryError
+from fullconv.geometry import Field, LayerSpec, chain, join
 
 layers = st.builds(
     lambda kernel, stride, dilation: LayerSpec(kernel, stride, (kernel // 2, kernel // 2), dilation),
@@ -26,9 +27,7 @@ def test_a_chain_may_be_cut_anywhere(first, second):
 def test_receptive_field_is_what_the_gradient_reaches(specs):
     """Twin: the span of input pixels with a gradient. A stride larger than its kernel leaves holes, never a wider span."""
     field = chain(specs)
-    net = nn.Sequential(
-        *[nn.Conv1d(1, 1, spec.kernel, spec.stride, 0, spec.dilation, bias=False) for spec in specs]
-    )
+    net = nn.Sequential(*[nn.Conv1d(1, 1, spec.kernel, spec.stride, 0, spec.dilation, bias=False) for spec in specs])
     for layer in net:
         nn.init.ones_(layer.weight)
     image = torch.zeros(1, 1, 1000, requires_grad=True)

@@ -1,10 +1,11 @@
 import pytest
 import torch
-from fullconv.errors import GeometryError
-from fullconv.geometry import LayerSpec
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
+
+from fullconv.errors import GeometryError
+from fullconv.geometry import LayerSpec
 
 kernels = st.integers(1, 7)
 strides = st.integers(1, 4)

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+
 from fullconv import fcn, fcn4s, fcn8s, fcn8s_at_once, fcn16s, fcn32s
 from fullconv.data.labels import LabelSet
 from fullconv.errors import GeometryError, ModelError, UsageError
@@ -13,18 +14,16 @@ VARIANTS = {"32s": (fcn32s, 1), "16s": (fcn16s, 2), "8s": (fcn8s, 3), "4s": (fcn
 TRUNKS = ["vgg16", "alexnet", "googlenet", "resnet18", "timm:tf_efficientnet_lite0"]
 
 
-def meta(build, *args, **options):
-    if str(args[0]).startswith("timm:"):
-        pytest.importorskip("timm", reason="needs the extra 'timm'")
-    with torch.device("meta"):
-        return build(*args, **options)
+@pytest.fixture
+def meta(on_meta):
+    return lambda build, name, classes, **options: on_meta(build, name, num_classes=classes, **options)
 
 
 def count(model, skip=()):
     return sum(p.numel() for name, p in model.named_parameters() if not any(word in name for word in skip))
 
 
-def test_parameters_of_vgg16_are_the_specifications():
+def test_parameters_of_vgg16_are_the_specifications(meta):
     base = count(meta(fcn32s, "vgg16", 21, padding="paper"))
     assert base == 134_346_581
     assert count(meta(fcn16s, "vgg16", 21)) == base + 10_773
@@ -36,7 +35,7 @@ def test_parameters_of_vgg16_are_the_specifications():
     ("name", "variant", "crops"),
     [("vgg16", "32s", [19]), ("vgg16", "16s", [5, 27]), ("vgg16", "8s", [5, 9, 31]), ("alexnet", "32s", [18])],
 )
-def test_published_crops(name, variant, crops):
+def test_published_crops(name, variant, crops, meta):
     model = meta(VARIANTS[variant][0], name, 21, padding="paper")
     assert model.heads["semantic"].ladder.crops == crops
 
@@ -44,7 +43,7 @@ def test_published_crops(name, variant, crops):
 @pytest.mark.parametrize("padding", ["paper", "same"])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", TRUNKS)
-def test_every_size_from_1_to_512_by_the_algebra(name, variant, padding):
+def test_every_size_from_1_to_512_by_the_algebra(name, variant, padding, meta):
     model = meta(VARIANTS[variant][0], name, 2, padding=padding)
     plan = model.heads["semantic"].ladder
     assert all(plan.output_size(size) == size for size in range(1, 513))
@@ -54,7 +53,7 @@ def test_every_size_from_1_to_512_by_the_algebra(name, variant, padding):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", TRUNKS)
 @pytest.mark.parametrize("size", [(1, 1), (31, 65), (200, 97)])
-def test_a_sample_of_sizes_by_running(name, variant, padding, size):
+def test_a_sample_of_sizes_by_running(name, variant, padding, size, meta):
     model = meta(VARIANTS[variant][0], name, 2, padding=padding).eval()
     assert model(torch.empty(1, 3, *size, device="meta")).shape == (1, 2, *size)
 
@@ -62,13 +61,13 @@ def test_a_sample_of_sizes_by_running(name, variant, padding, size):
 @pytest.mark.parametrize("padding", ["paper", "same"])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", TRUNKS)
-def test_an_ideal_score_map_lands_on_the_edge(name, variant, padding):
+def test_an_ideal_score_map_lands_on_the_edge(name, variant, padding, meta):
     """Sample the signed distance to a slanted edge at the taps' own positions: the head must give it back exactly.
 
     Bilinear upsampling reproduces a linear function inside the image, so a shift of any fraction of a pixel shows.
     Each tap carries the function in turn, the others are zero.
     """
-    build, taps = VARIANTS[variant]
+    build, _ = VARIANTS[variant]
     geometry = meta(build, name, 1, padding=padding)
     used = [geometry.trunk.taps[tap] for tap in geometry.heads["semantic"].tap_names]
     size = (224, 192)
@@ -114,7 +113,7 @@ def test_16s_with_a_zero_skip_is_32s_in_two_steps():
     assert (step_by_step - at_once)[..., inside, inside].abs().max() < at_once.abs().max()
 
 
-def test_at_once_scales_the_finer_taps():
+def test_at_once_scales_the_finer_taps(meta):
     scaled, plain = meta(fcn8s_at_once, "vgg16", 3), meta(fcn8s, "vgg16", 3)
     assert scaled.heads["semantic"].scales == [1.0, 0.01, 0.0001]
     assert plain.heads["semantic"].scales == [1.0, 1.0, 1.0]
@@ -138,14 +137,14 @@ def test_several_tasks_share_a_trunk():
     }
 
 
-def test_frozen_upsampling_has_no_parameters_and_learnable_has():
+def test_frozen_upsampling_has_no_parameters_and_learnable_has(meta):
     frozen, learnable = meta(fcn8s, "resnet18", 2), meta(fcn8s, "resnet18", 2, learnable_upsampling=True)
     extra = {name for name, _ in learnable.named_parameters()} - {name for name, _ in frozen.named_parameters()}
     assert len(extra) == 3
     assert all("upscore" in name for name in extra)
 
 
-def test_dropout_is_element_wise():
+def test_dropout_is_element_wise(meta):
     model = meta(fcn32s, "alexnet", 2)
     kinds = {type(layer) for layer in model.modules() if "Dropout" in type(layer).__name__}
     assert kinds == {torch.nn.Dropout}
@@ -262,6 +261,6 @@ def test_taps_that_stop_short_are_refused():
 def test_a_hand_made_network_predicts_but_is_not_saved(tmp_path):
     built = trunk("resnet18")
     model = FCN(built, {"semantic": SkipHead(built.ladder_taps(8), 2)})
-    assert model(torch.zeros(1, 3, 9, 9)).shape == (1, 2, 9, 9)
+    assert model.eval()(torch.zeros(1, 3, 9, 9)).shape == (1, 2, 9, 9)
     with pytest.raises(UsageError, match="put together by hand"):
         model.save_pretrained(tmp_path)

@@ -34,7 +34,7 @@ def inspect(
 
 def geometry_record(model: "FCN", trunk: str, padding: str) -> dict[str, Any]:
     """Return a network's geometry as plain values; sizes and offsets in input pixels."""
-    head = next(iter(model.heads.values()))
+    head: Any = next(iter(model.heads.values()))
     return {
         "trunk": trunk,
         "padding": padding,

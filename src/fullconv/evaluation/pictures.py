@@ -22,7 +22,7 @@ def errors(
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Return a map of what is wrong: red where the label is not the truth, light where it is, yellow for void."""
     void: Bool[np.ndarray, "h w"] = target >= label_set.num_classes
-    picture = np.where((target == labels)[..., None], np.uint8(RIGHT), np.uint8(WRONG)).astype(np.uint8)
+    picture = np.where((target == labels)[..., None], np.array(RIGHT), np.array(WRONG)).astype(np.uint8)
     picture[void] = VOID
     return picture
 

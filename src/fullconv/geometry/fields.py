@@ -19,7 +19,7 @@ class Field:
         last: Input coordinate of the last one, inclusive.
         everything: True where a gate computed from the whole image (squeeze-and-excitation) is mixed in: the grid
             stands, but every pixel sees everything.
-        layers: One path of layers from the input to the feature; it gives the size.
+        layers: One path from the input to the feature, without layers that keep the size: it gives the size.
     """
 
     map: CoordMap = CoordMap()
@@ -54,7 +54,7 @@ class Field:
             self.first + self.map.scale * to_first.offset,
             self.last + self.map.scale * to_last.offset,
             self.everything,
-            (*self.layers, layer),
+            self.layers if layer.keeps_size else (*self.layers, layer),
         )
 
     def after(self, start: "Field") -> "Field":

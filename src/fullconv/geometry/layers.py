@@ -37,6 +37,11 @@ class LayerSpec:
         return self.dilation * (self.kernel - 1)
 
     @property
+    def keeps_size(self) -> bool:
+        """Whether the output always has as many pixels as the input."""
+        return self.stride == self.multiple == 1 and sum(self.padding) == self.span and not self.transposed
+
+    @property
     def map(self) -> CoordMap:
         """Map from this layer's output index to its input's coordinates.
 

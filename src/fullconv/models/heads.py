@@ -62,7 +62,7 @@ class SkipHead(nn.Module):
             self.score[name](features[name] * scale if scale != 1 else features[name])
             for name, scale in zip(self.tap_names, self.scales, strict=True)
         ]
-        fused = scores[0]
+        fused: Tensor = scores[0]
         for step, (rung, upsample) in enumerate(zip(self.ladder.rungs, self.upscore, strict=True)):
             upscore, crop = upsample(fused), (rung.crop, rung.crop)
             if step == len(self.upscore) - 1:

@@ -21,9 +21,11 @@ class Grid:
     axes: tuple[int, int] = (-2, -1)
 
     def through(self, layers: tuple[LayerSpec, LayerSpec]) -> "Grid":
+        """Return the grid after a layer, vertical and horizontal."""
         return replace(self, y=self.y.through(layers[0]), x=self.x.through(layers[1]))
 
     def seeing_everything(self) -> "Grid":
+        """Return the grid with a summary of the whole image mixed in."""
         return replace(self, y=self.y.seeing_everything(), x=self.x.seeing_everything())
 
 
@@ -71,6 +73,7 @@ def _grid(inputs: Sequence[State], axes: tuple[int, int] | None = None) -> Grid:
 
 
 def pointwise(inputs: list[State], bound: dict[str, Any], shapes: Any, output: Any) -> State:
+    """Rule of elementwise operations: the inputs must share one grid."""
     if all(isinstance(state, Rows) for state in inputs):
         return inputs[0]
     return _grid(inputs)

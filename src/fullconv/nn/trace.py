@@ -108,8 +108,8 @@ def geometry_of(
     here = _trace(module, (channels, *input_size))
     if not here.features and not here.outputs and not here.unknown:
         raise GeometryError(f"no feature of {type(module).__name__} could be traced at {input_size}")
-    odd = tuple(size + 31 - size % 2 for size in input_size)
-    there = _trace(module, (channels, *odd))
+    height, width = (size + 31 - size % 2 for size in input_size)
+    there = _trace(module, (channels, height, width))
     return replace(
         here,
         features=_marked(here.features, there.features),
@@ -171,11 +171,11 @@ def _evaluation_mode(module: nn.Module) -> Iterator[None]:
             layer.training = True
 
 
-class _Tracer(TorchDispatchMode):
+class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Follows positions through every operation and remembers what each submodule returned."""
 
     def __init__(self, module: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names = {layer: name for name, layer in module.named_modules() if name}
         self.features: dict[str, Feature] = {}
         self.unknown: dict[str, str] = {}

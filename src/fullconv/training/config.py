@@ -41,7 +41,8 @@ class ModelSection(_Section):
 class DataSection(_Section):
     """How samples are drawn and changed; sizes in pixels, (height, width) or one number for both.
 
-    ``crop: auto`` takes the median shorter side, rounded up to a multiple of 32, 512 at most; ``crop: none`` whole images.
+    ``crop: auto`` takes the median shorter side, rounded up to a multiple of 32, 512 at most; ``crop: none`` takes
+    whole images.
     """
 
     crop: Positive | tuple[Positive, Positive] | Literal["auto", "none"] = "auto"

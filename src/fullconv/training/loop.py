@@ -146,7 +146,7 @@ def train_step(
         label_smoothing=config.optim.label_smoothing,
     )
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     if config.optim.clip:
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)
     optimiser.step()

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..errors import FullconvError
+from ..models import FCN
 from .config import OptimSection
 
 
@@ -77,7 +78,7 @@ class WeightAverage:
         decay: Weight of the past at each step, 0–1; 0 gives the network's own weights.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: FCN, decay: float) -> None:
         self.decay = decay
         self.steps = 0
         self.model = model if decay == 0 else copy.deepcopy(model).requires_grad_(False)
@@ -108,5 +109,6 @@ def check_finite(loss: torch.Tensor, stems: Sequence[str], step: int) -> None:
     """
     if not bool(torch.isfinite(loss)):
         raise FullconvError(
-            f"the loss is {loss.item()} at step {step} (images {', '.join(stems)}): lower optim.rate, or set optim.clip=1"
+            f"the loss is {loss.item()} at step {step} (images {', '.join(stems)}): "
+            "lower optim.rate, or set optim.clip=1"
         )

@@ -1,5 +1,7 @@
 """AlexNet from torchvision: conv1, pool1, pool2, pool5, fc7."""
 
+from torch import nn
+
 from ..nn.convert import widen_first_conv
 from .base import Normalisation, Padding, Trunk, cut, margin_for, repad
 from .context import Context, fully_connected, without_fc
@@ -13,7 +15,7 @@ def build(name: str, padding: Padding, in_channels: int, weights: Weights, conte
     Source: Long, Shelhamer & Darrell 2015, section 4.1; section 2.2 of the specification.
     """
     classifier = classifier_of(name, weights)
-    features = widen_first_conv(classifier.features, in_channels)
+    features: nn.Sequential = widen_first_conv(classifier.features, in_channels)
     margin = margin_for(features, padding)
     repad(features, padding)
     body = cut(features, {1: "conv1", 2: "pool1", 5: "pool2", 12: "pool5"})

@@ -104,7 +104,7 @@ class Trunk(nn.Module):
         outputs = geometry.outputs
         if geometry.lost or not outputs:
             reasons = [f"{name.removeprefix('trunk.')}: {reason}" for name, reason in geometry.unknown.items()]
-            raise UsageError(f"this network cannot be a trunk, its features have no one grid; {'; '.join(reasons[-2:])}")
+            raise UsageError(f"cannot be a trunk, its features have no one grid: {'; '.join(reasons[-2:])}")
         return {
             name: Tap(name, feature.channels, feature.y.after(start), feature.x.after(start))
             for name, feature in outputs.items()
@@ -180,11 +180,7 @@ def _single(value: int | tuple[int, ...]) -> int:
     return value if isinstance(value, int) else value[0]
 
 
-def first_conv(module: nn.Module) -> nn.Conv2d:
-    """Return the first convolution in module order."""
-    return next(layer for layer in module.modules() if isinstance(layer, nn.Conv2d))
-
-
 def margin_for(module: nn.Module, padding: Padding) -> int:
     """Return the zeros to add around the image so that the first convolution sees 100 of them ("paper")."""
-    return PAPER_PADDING - _single(first_conv(module).padding) if padding == "paper" else 0  # type: ignore[arg-type]
+    first = next(layer for layer in module.modules() if isinstance(layer, nn.Conv2d))
+    return PAPER_PADDING - _single(first.padding) if padding == "paper" else 0  # type: ignore[arg-type]

@@ -23,12 +23,12 @@ def build(name: str, padding: Padding, in_channels: int, weights: Weights, conte
     Raises:
         UsageError: timm is not installed, or has no convolutional network of that name.
     """
-    network = _features_only(name, pretrained=weights == DOWNLOAD)
+    network: Any = _features_only(name, pretrained=weights == DOWNLOAD)
     if weights is not None and weights != DOWNLOAD:
         known = set(network.state_dict())
         load_weights(network, weights, lambda key: _flattened(key, known))
-    info = network.feature_info
-    body = TimmBody(widen_first_conv(network, in_channels), info.module_name())
+    info: Any = network.feature_info
+    body: nn.Module = TimmBody(widen_first_conv(network, in_channels), info.module_name())
     scale = network.pretrained_cfg
     normalisation = Normalisation(*(tuple(255.0 * value for value in scale[key]) for key in ("mean", "std")))
     return Trunk(
@@ -67,7 +67,8 @@ def _features_only(name: str, *, pretrained: bool) -> Any:
         raise UsageError(
             f"timm:{name} gives no pyramid of features ({error}); choose a convolutional network"
         ) from error
-    if not all(isinstance(index, int) for index in network.feature_info.reduction()):
+    info: Any = network.feature_info
+    if not all(isinstance(index, int) for index in info.reduction()):
         raise UsageError(f"timm:{name} does not name the strides of its features; choose a convolutional network")
     return network
 

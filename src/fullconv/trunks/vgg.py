@@ -17,7 +17,7 @@ def build(name: str, padding: Padding, in_channels: int, weights: Weights, conte
     Source: Long, Shelhamer & Darrell 2015, section 4.1; section 2.1 of the specification.
     """
     classifier = classifier_of(name, weights)
-    features = widen_first_conv(classifier.features, in_channels)
+    features: nn.Sequential = widen_first_conv(classifier.features, in_channels)
     margin = margin_for(features, padding)
     repad(features, padding)
     pools = [index for index, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)]

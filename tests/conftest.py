@@ -1,0 +1,34 @@
+import os
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+SHARED = Path(os.environ.get("FULLCONV_SHARED", Path(__file__).parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real data sets and weights, which are not part of the product."""
+    if not SHARED.is_dir():
+        pytest.skip(f"real data and weights are not here ({SHARED}); set FULLCONV_SHARED")
+    return SHARED
+
+
+@cache
+def _on_meta(build, name, options):
+    with torch.device("meta"):
+        return build(name, **dict(options))
+
+
+@pytest.fixture(scope="session")
+def on_meta():
+    """Build a trunk or network without weights, once for all tests: enough for geometry and shapes."""
+
+    def build(function, name, **options):
+        if name.startswith("timm:"):
+            pytest.importorskip("timm", reason="needs the extra 'timm'")
+        return _on_meta(function, name, tuple(sorted(options.items())))
+
+    return build
