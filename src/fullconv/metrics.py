@@ -141,7 +141,7 @@ def _class_scores(matrix: Tensor, index: int, name: str, absent: AbsentClasses) 
     }
 
 
-def _ratio(part: float, whole: int) -> float:
+def _ratio(part: int | float, whole: int) -> float:
     return part / whole if whole else math.nan
 
 

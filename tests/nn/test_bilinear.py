@@ -3,12 +3,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference.upsampling import upsample
 from torch import nn
 
 from fullconv.errors import GeometryError
 from fullconv.nn.bilinear import BilinearUpsample, bilinear_kernel
 from fullconv.nn.cropping import crop_to
+from reference.upsampling import upsample
 
 FACTORS = [1, 2, 3, 4, 5, 6, 7, 8, 16, 32]
 
@@ -32,10 +32,8 @@ def test_kernel_is_symmetric_and_every_phase_sums_to_one(size):
     factor = (size + 1) // 2
     torch.testing.assert_close(kernel, kernel.T)
     torch.testing.assert_close(kernel, kernel.flip(0, 1))
-    rows = kernel.sum(1) / kernel[:, size // 2].max() * bilinear_kernel(size).sum(0).max() / factor
-    phases = [sum(float(kernel[y::factor, x::factor].sum()) for y in [i]) for i in range(factor) for x in range(factor)]
+    phases = [float(kernel[y::factor, x::factor].sum()) for y in range(factor) for x in range(factor)]
     assert phases == pytest.approx([1.0] * factor**2)
-    assert rows.shape == (size,)
 
 
 @settings(deadline=None, max_examples=25)
@@ -63,10 +61,7 @@ def test_grouped_is_dense(factor, odd):
 @pytest.mark.parametrize("factor", FACTORS)
 def test_is_interpolation_in_the_interior_and_not_at_borders(factor):
     x = torch.rand(1, 2, 5, 6) + 1
-    ours, interpolated = (
-        BilinearUpsample(2, factor)(x),
-        F.interpolate(x, scale_factor=factor, mode="bilinear"),
-    )
+    ours, interpolated = BilinearUpsample(2, factor)(x), F.interpolate(x, scale_factor=factor, mode="bilinear")
     assert ours.shape == interpolated.shape == (1, 2, 5 * factor, 6 * factor)
     border = factor // 2
     inside = (slice(None), slice(None), slice(border, 5 * factor - border), slice(border, 6 * factor - border))

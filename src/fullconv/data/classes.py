@@ -109,8 +109,8 @@ class ClassTable:
         found = [int(number) for number in np.unique(mask)]
         unknown = [number for number in found if self.ids.get(number) is None]
         return (
-            f"label {_listed(unknown)} is not one of the {self.labels.num_classes} classes; add it to {self.where}, "
-            f"or in a dataset.yaml set label_map: {{{unknown[0]}: void}} or ignore_index: {unknown[0]}"
+            f"label {_listed(unknown)} is not one of the {self.labels.num_classes} classes; add it to {self.where}, or "
+            f"in a dataset.yaml set label_map: {{{unknown[0]}: void}} or ignore_index: {unknown[0]}"
         )
 
     def _by_colour(self, mask: UInt8[np.ndarray, "h w 3"], path: Path) -> Int64[np.ndarray, "h w"]:

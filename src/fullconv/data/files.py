@@ -164,7 +164,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; check the path, or remove it from the data set's list")
     try:
-        with Image.open(path) as image:
+        # A file, not a path: given a path, Pillow maps uncompressed TIFFs into memory and scrambles those on their side.
+        with path.open("rb") as file, Image.open(file) as image:
             yield image
     except DataError as error:
         raise DataError(f"{path}: {error}") from None

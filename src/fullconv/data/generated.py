@@ -1,6 +1,7 @@
 """The embedded demo data set: shapes on textures, drawn from a seed."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +17,20 @@ SHAPES = LabelSet.of(["background", "disc", "square", "triangle", "ring", "cross
 """The classes of the demo data set."""
 
 _BORDER = 1.25
-_MOST_HIDDEN = 0.3
+_LEAST_VISIBLE = 0.65
+_FAITHFUL = 0.85
 
 Plane = Float[np.ndarray, "h w"]
+Pattern = Callable[[np.random.Generator, Plane, Plane], Plane]
 
 
 def write_shapes(root: str | Path, count: int = 400, seed: int = 0, sizes: tuple[int, int] = (72, 128)) -> DataSource:
     """Write and open the demo data set: ``images/``, ``masks/``, ``classes.txt`` and three lists of stems.
 
-    Discs, squares, triangles, rings and crosses of any size, turn, texture and colour lie on a texture and on
-    one another; only their form tells the class. A border of 2–3 pixels around each is void (255). The same
-    seed gives the same pixels, and sample ``i`` does not depend on ``count``. 80 % train, 10 % val, the rest
-    test.
+    Discs, squares, triangles, rings and crosses of any size, turn and colour lie on a texture and on one another. Form
+    tells the class, and mostly a bold pattern too; colour never does. A border of 2–3 pixels around each is void
+    (255). The same seed gives the same pixels, and sample ``i`` does not depend on ``count``. 80 % train, 10 % val,
+    the rest test.
 
     Args:
         root: The folder to write; missing folders are made.
@@ -47,16 +50,21 @@ def write_shapes(root: str | Path, count: int = 400, seed: int = 0, sizes: tuple
         raise UsageError(f"sizes is {sizes}; give the smaller side first, at least 32 pixels, such as (72, 128)")
     root = Path(root)
     stems = [f"shapes-{index:04d}" for index in range(count)]
+    # The lists come first, so that an interrupted call leaves a folder that says what is missing.
+    _write_lists(root, stems)
     for index, stem in enumerate(stems):
         image, mask = draw_shapes(seed, index, sizes)
-        write_atomically(root / "images" / f"{stem}.png", _saver(Image.fromarray(image)))
-        write_atomically(root / "masks" / f"{stem}.png", _saver(_palette_image(mask)))
-    _write_lists(root, stems)
+        _save(Image.fromarray(image), root / "images" / f"{stem}.png")
+        _save(_palette_image(mask), root / "masks" / f"{stem}.png")
     return open_dataset(root)
 
 
-def _saver(image: Image.Image) -> Callable[[Path], None]:
-    return lambda path: image.save(path, compress_level=1)
+def _save(image: Image.Image, path: Path) -> None:
+    try:
+        path.parent.mkdir(exist_ok=True)
+        image.save(path, compress_level=1)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written: {error.strerror or error}; choose another folder") from error
 
 
 def _palette_image(mask: UInt8[np.ndarray, "h w"]) -> Image.Image:
@@ -73,7 +81,7 @@ def _write_lists(root: Path, stems: list[str]) -> None:
     rows = zip(SHAPES.names, SHAPES.palette, strict=True)
     texts["classes.txt"] = "".join(f"{name} {red} {green} {blue}\n" for name, (red, green, blue) in rows)
     for name, text in texts.items():
-        write_atomically(root / name, lambda path, text=text: path.write_text(text, "utf-8"))  # type: ignore[misc]
+        write_atomically(root / name, partial(Path.write_text, data=text, encoding="utf-8"))
 
 
 def draw_shapes(
@@ -102,22 +110,26 @@ class _Canvas:
         self.y, self.x = np.mgrid[:height, :width].astype(np.float32)
         self.pixels = _texture(rng, self.y, self.x, _colour(rng))
         self.mask = np.zeros((height, width), np.uint8)
-        self.shapes: list[Bool[np.ndarray, "h w"]] = []
+        self.visible: list[Bool[np.ndarray, "h w"]] = []
+        self.areas: list[int] = []
 
     def add_shape(self) -> None:
         """Lay a random shape on top, unless it would hide too much of an earlier one."""
         number = int(self.rng.integers(1, SHAPES.num_classes))
-        distance = self._distance(_FORMS[SHAPES.names[number]])
+        form, pattern = _FORMS[SHAPES.names[number]]
+        distance = self._distance(form)
         inside = distance < 0
-        if any((inside & shape).sum() > _MOST_HIDDEN * shape.sum() for shape in self.shapes):
+        visible = [shape & ~inside for shape in self.visible]
+        if any(shape.sum() < _LEAST_VISIBLE * area for shape, area in zip(visible, self.areas, strict=True)):
             return
         under = self.pixels[inside].mean(0) if inside.any() else self.pixels.mean((0, 1))
-        texture = _texture(self.rng, self.y, self.x, _colour(self.rng, under))
+        texture = _texture(self.rng, self.y, self.x, _colour(self.rng, under), pattern)
         cover = np.clip(0.5 - distance, 0, 1)[:, :, None]
         self.pixels += cover * (texture - self.pixels)
         self.mask[inside] = number
         self.mask[np.abs(distance) < _BORDER] = SHAPES.ignore_index
-        self.shapes.append(inside)
+        self.visible = [*visible, inside]
+        self.areas.append(int(inside.sum()))
 
     def _distance(self, form: Callable[[Plane, Plane, float], Plane]) -> Plane:
         """Return the signed distance to a form of random place, turn and size, in pixels, negative inside."""
@@ -164,9 +176,6 @@ def _cross(y: Plane, x: Plane, radius: float) -> Plane:
     return np.asarray(np.minimum(_box(y, x, radius, 0.32 * radius), _box(y, x, 0.32 * radius, radius)))
 
 
-_FORMS = {"disc": _disc, "square": _square, "triangle": _triangle, "ring": _ring, "cross": _cross}
-
-
 def _colour(rng: np.random.Generator, under: Float[np.ndarray, "3"] | None = None) -> Float[np.ndarray, "3"]:
     """Return a random colour, 0–255, that can be told from the one ``under`` it."""
     while True:
@@ -176,12 +185,14 @@ def _colour(rng: np.random.Generator, under: Float[np.ndarray, "3"] | None = Non
 
 
 def _texture(
-    rng: np.random.Generator, y: Plane, x: Plane, colour: Float[np.ndarray, "3"]
+    rng: np.random.Generator, y: Plane, x: Plane, colour: Float[np.ndarray, "3"], favourite: Pattern | None = None
 ) -> Float[np.ndarray, "h w 3"]:
-    """Return a random pattern around a colour, 0–255."""
-    pattern = _PATTERNS[int(rng.integers(len(_PATTERNS)))](rng, y, x)
-    contrast = rng.uniform(-45, 45, 3).astype(np.float32)
-    return np.asarray(colour + contrast * pattern[:, :, None])
+    """Return a pattern around a colour, 0–255: the favourite one mostly and boldly, or any one faintly."""
+    if favourite is not None and rng.uniform() < _FAITHFUL:
+        pattern, contrast = favourite, rng.uniform(25, 60, 3) * rng.choice([-1, 1], 3)
+    else:
+        pattern, contrast = _PATTERNS[int(rng.integers(len(_PATTERNS)))], rng.uniform(-20, 20, 3)
+    return np.asarray(colour + contrast.astype(np.float32) * pattern(rng, y, x)[:, :, None])
 
 
 def _plain(rng: np.random.Generator, y: Plane, x: Plane) -> Plane:
@@ -213,3 +224,10 @@ def _speckle(rng: np.random.Generator, y: Plane, x: Plane) -> Plane:
 
 
 _PATTERNS = (_plain, _wave, _stripes, _checks, _clouds, _speckle)
+_FORMS = {
+    "disc": (_disc, _speckle),
+    "square": (_square, _checks),
+    "triangle": (_triangle, _stripes),
+    "ring": (_ring, _plain),
+    "cross": (_cross, _clouds),
+}

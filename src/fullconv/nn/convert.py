@@ -105,11 +105,11 @@ def convolutionize(classifier: nn.Module, input_size: tuple[int, int]) -> nn.Seq
     every ResNet. The adaptive average pooling becomes a pooling of fixed windows with stride 1, and each fully
     connected layer a convolution. The result is a copy in evaluation mode; it takes the classifier's own input.
 
-    At ``input_size`` the map is 1×1 and equals the classifier. On a larger image, pixel (i, j) equals the classifier on
-    the ``input_size`` crop at (i, j) × stride, **if nothing in the trunk is padded** (a pooling that rounds up pads
-    too). With padding, as in all four families, it does not: the classifier alone sees zeros around its crop, the
-    dense form the neighbouring pixels, and every crop has a side that is not the image's. The answers are close, and
-    better informed; they are equal only at ``input_size``.
+    At ``input_size`` the map is 1×1 and equals the classifier. On a larger image its pixel (i, j) is the answer for
+    the crop of ``input_size`` at (i, j) × the trunk's stride. That is exactly the classifier on the crop **if the
+    trunk pads nothing** (a pooling that rounds up pads too). All four families do pad, and then it is not: around its
+    crop the classifier sees zeros where the dense form sees the neighbouring pixels, and every crop of a larger image
+    has such a side. They are equal at ``input_size`` alone.
 
     Args:
         classifier: A torchvision model; it is not changed.

@@ -32,4 +32,4 @@ def crop_to(x: Float[Tensor, "n c h w"], offset: tuple[int, int], size: Size) ->
         if max(top, left, bottom, right) == 0:
             return x
     # Slicing would specialise an exported model to the example's size; padding by a negative amount does not.
-    return F.pad(x, (-left, -right, -top, -bottom))
+    return F.pad(x, (-left, -right, -top, -bottom))  # type: ignore[arg-type]

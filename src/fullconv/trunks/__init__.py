@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Callable
 
 from ..errors import UsageError
-from . import alexnet, googlenet, resnet, timm, vgg
+from . import alexnet, googlenet, resnet, small, timm, vgg
 from .base import Normalisation, Padding, Tap, Trunk
 from .context import Context
 from .weights import Weights
@@ -19,6 +19,7 @@ TRUNKS: dict[str, Build] = {
     "resnet50": resnet.build,
     "resnet101": resnet.build,
     "resnet152": resnet.build,
+    "small": small.build,
     "vgg11": vgg.build,
     "vgg11_bn": vgg.build,
     "vgg13": vgg.build,

@@ -1,0 +1,232 @@
+"""Every command as a process: what it prints, what it leaves behind, how it fails."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fullconv.data.generated import write_shapes
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+def run(*words, code=0):
+    """Run a command; it must end with ``code`` and, on failure, with one line on standard error and no traceback."""
+    command = [sys.executable, "-m", "fullconv", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    assert done.returncode == code, done.stderr + done.stdout
+    if code not in (0, 5):
+        lines = [line for line in done.stderr.splitlines() if line.startswith("fullconv: ")]
+        assert len(lines) == 1, done.stderr
+        assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    """A tiny data set, a run on it, and nothing that a test may change."""
+    folder = tmp_path_factory.mktemp("shapes")
+    write_shapes(folder / "data", count=16, sizes=(48, 64))
+    run("train", folder / "data", "--out", folder / "run", "--recipe", "demo", "--epochs", 1, "--set", "data.crop=48")
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A data set for one test to break."""
+    write_shapes(tmp_path / "data", count=6, sizes=(40, 48))
+    return tmp_path / "data"
+
+
+def train_on(data, tmp_path, *words, code=3):
+    done = run("train", data, "--out", tmp_path / "run", "--recipe", "demo", "--epochs", 1, *words, code=code)
+    assert not (tmp_path / "run" / "best").exists()
+    return done.stderr
+
+
+def first(folder):
+    return sorted(folder.iterdir())[0]
+
+
+def test_help_names_every_command():
+    text = run("--help").stdout
+    assert all(command in text for command in ("demo", "train", "evaluate", "predict", "inspect"))
+
+
+def test_help_does_not_import_torch():
+    code = (
+        "import sys\nfrom fullconv.cli.main import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\nsys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, env=ENVIRONMENT).returncode == 0
+
+
+def test_train_leaves_a_run_folder(shapes):
+    run_folder = shapes / "run"
+    names = {path.name for path in run_folder.iterdir()}
+    assert names == {"best", "last", "config.yaml", "env.json", "log.jsonl", "summary.json"}
+    for model in ("best", "last"):
+        assert {path.name for path in (run_folder / model).iterdir()} == {"config.json", "model.safetensors"}
+    record = json.loads((run_folder / "log.jsonl").read_text().splitlines()[-1])
+    assert record["epoch"] == 1
+    assert 0 <= record["mean_iu"] <= 1
+
+
+def test_evaluate_prints_a_table_and_json(shapes):
+    text = run("evaluate", shapes / "run", shapes / "data").stdout
+    assert "mean iu" in text
+    scores = json.loads(run("evaluate", shapes / "run", shapes / "data", "--split", "val", "--json").stdout)
+    keys = {"pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu", "per_class"}
+    assert keys <= set(scores)
+    assert [row["name"] for row in scores["per_class"]][:2] == ["background", "disc"]
+
+
+def test_predict_writes_labels_and_overlays_and_skips_what_it_cannot_read(shapes, tmp_path):
+    good = first(shapes / "data" / "images")
+    (tmp_path / "broken.png").write_bytes(good.read_bytes()[:200])
+    done = run("predict", shapes / "run", good, tmp_path / "broken.png", "--out", tmp_path / "out", code=5)
+    assert "broken.png" in done.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"{good.stem}.png", f"{good.stem}_overlay.png"}
+    labels, image = Image.open(tmp_path / "out" / f"{good.stem}.png"), Image.open(good)
+    assert labels.mode == "P"
+    assert labels.size == image.size
+    assert np.asarray(labels).max() < 6
+
+
+def test_predict_takes_a_folder(shapes, tmp_path):
+    done = run("predict", shapes / "run" / "best", shapes / "data" / "images", "--out", tmp_path / "out")
+    assert "16 of 16" in done.stdout
+
+
+def test_inspect_prints_the_published_numbers():
+    record = json.loads(run("inspect", "vgg16", "--finest-stride", 8, "--padding", "paper", "--json").stdout)
+    assert set(record) == {"trunk", "padding", "taps", "crops", "parameters"}
+    assert record["crops"] == [5, 9, 31]
+    assert record["parameters"] == 134_346_581 + 10_773 + 5_397
+    assert record["taps"][-1] == {
+        "name": "fc7",
+        "channels": 4096,
+        "stride": 32,
+        "receptive_field": 404,
+        "offset": 12.5,
+    }
+    assert "5, 9, 31" in run("inspect", "vgg16").stdout
+
+
+# Bad input, each with its exit code, a name and a remedy.
+
+
+def test_missing_folder(tmp_path):
+    error = train_on(tmp_path / "nowhere", tmp_path)
+    assert "nowhere" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_unpaired_file(data, tmp_path):
+    mask = first(data / "masks")
+    mask.unlink()
+    assert mask.stem in train_on(data, tmp_path)
+
+
+def test_mask_of_another_size(data, tmp_path):
+    mask = data / "masks" / f"{(data / 'train.txt').read_text().split()[0]}.png"
+    Image.open(mask).crop((0, 0, 20, 20)).save(mask)
+    error = train_on(data, tmp_path)
+    assert mask.name in error
+    assert "20×20" in error
+
+
+def test_label_outside_the_classes(data, tmp_path):
+    mask = data / "masks" / f"{(data / 'train.txt').read_text().split()[0]}.png"
+    Image.fromarray(np.full_like(np.asarray(Image.open(mask)), 77)).save(mask)
+    error = train_on(data, tmp_path)
+    assert mask.name in error
+    assert "77" in error
+    assert "label_map" in error
+
+
+def test_truncated_png(data, tmp_path):
+    mask = data / "masks" / f"{(data / 'train.txt').read_text().split()[0]}.png"
+    mask.write_bytes(mask.read_bytes()[:60])
+    assert mask.name in train_on(data, tmp_path)
+
+
+def test_unknown_option():
+    error = run("train", "data", "--out", "run", "--epoch", 3, code=2).stderr
+    assert "--epoch" in error
+
+
+def test_unknown_command():
+    assert "trian" in run("trian", code=2).stderr
+
+
+def test_unknown_trunk(data, tmp_path):
+    assert "did you mean resnet18" in train_on(data, tmp_path, "--trunk", "resnet81", code=2)
+    assert "unknown trunk" in run("inspect", "vgg61", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("optim.rat=1", "did you mean 'optim.rate'"),
+        ("optim.rate=fast", "setting optim.rate"),
+        ("epochs", "key=value"),
+        ("data.batch_size=0", "setting data.batch_size"),
+    ],
+)
+def test_wrong_settings(data, tmp_path, setting, message):
+    assert message in train_on(data, tmp_path, "--set", setting, code=2)
+
+
+def test_unknown_recipe(data, tmp_path):
+    error = run("train", data, "--out", tmp_path / "run", "--recipe", "fancy", code=2).stderr
+    assert "modern" in error
+
+
+def test_wrong_model_folder(shapes, tmp_path):
+    assert "nowhere" in run("evaluate", tmp_path / "nowhere", shapes / "data", code=4).stderr
+    assert "config.json" in run("evaluate", shapes / "data", shapes / "data", code=4).stderr
+
+
+def test_missing_weight_file(data, tmp_path):
+    assert "gone.safetensors" in train_on(data, tmp_path, "--trunk-weights", tmp_path / "gone.safetensors", code=4)
+
+
+def test_unwritable_output(shapes, data, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    error = run("train", data, "--out", tmp_path / "file" / "run", "--recipe", "demo", code=2).stderr
+    assert "--out" in error
+    image = first(shapes / "data" / "images")
+    assert "--out" in run("predict", shapes / "run", image, "--out", tmp_path / "file", code=2).stderr
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_run_is_never_overwritten(shapes):
+    before = (shapes / "run" / "log.jsonl").read_text()
+    error = run("train", shapes / "data", "--out", shapes / "run", "--recipe", "demo", code=2).stderr
+    assert "already holds files" in error
+    assert (shapes / "run" / "log.jsonl").read_text() == before
+
+
+def test_two_images_of_one_name(shapes, tmp_path):
+    image = first(shapes / "data" / "images")
+    (tmp_path / image.name).write_bytes(image.read_bytes())
+    assert (
+        "two images"
+        in run("predict", shapes / "run", image, tmp_path / image.name, "--out", tmp_path / "o", code=2).stderr
+    )
+
+
+def test_missing_split(shapes):
+    assert "has no split 'exam'" in run("evaluate", shapes / "run", shapes / "data", "--split", "exam", code=3).stderr
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    command = [sys.executable, "-m", "fullconv", "--debug", "evaluate", str(tmp_path / "nowhere"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr

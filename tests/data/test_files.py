@@ -1,0 +1,214 @@
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fullconv.data.files import image_size, mask_palette, read_image, read_mask, to_rgb, write_atomically
+from fullconv.errors import DataError, UsageError
+
+COLOUR = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+GREY = COLOUR[:, :, 0]
+
+
+def expect(pixels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def saved(tmp_path: Path, image: Image.Image, name: str = "x.png", **options: object) -> Path:
+    image.save(tmp_path / name, **options)
+    return tmp_path / name
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"])
+def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    if mode == "I;16":
+        image, truth = Image.fromarray(GREY.astype(np.uint16) * 257), np.repeat(GREY[:, :, None], 3, 2)
+    else:
+        image = Image.fromarray(COLOUR).convert(mode)
+        truth = np.array(image.convert("RGB"))
+    read = read_image(saved(tmp_path, image, "x.tif" if mode == "CMYK" else "x.png"))
+    assert read.is_contiguous()
+    assert torch.equal(read, expect(truth))
+
+
+def test_wide_grey_is_scaled_and_rounded(tmp_path: Path) -> None:
+    wide = np.array([[0, 128, 129, 257, 65535]], np.uint16)
+    assert read_image(saved(tmp_path, Image.fromarray(wide)))[0].tolist() == [[0, 0, 1, 1, 255]]
+
+
+def test_transparent_pixels_keep_their_colour(tmp_path: Path) -> None:
+    alpha = np.zeros((5, 7, 1), np.uint8)
+    assert torch.equal(read_image(saved(tmp_path, Image.fromarray(np.dstack([COLOUR, alpha])))), expect(COLOUR))
+
+
+def test_transparent_palette_keeps_its_colours(tmp_path: Path) -> None:
+    image = Image.fromarray(COLOUR).quantize(8)
+    path = saved(tmp_path, image, transparency=bytes([0, 100, 255]))
+    assert torch.equal(read_image(path), expect(np.array(image.convert("RGB"))))
+
+
+def test_one_pixel(tmp_path: Path) -> None:
+    assert read_image(saved(tmp_path, Image.new("RGB", (1, 1), (1, 2, 3)))).flatten().tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_turns_the_image_and_its_size(tmp_path: Path, suffix: str, orientation: int) -> None:
+    # A wide picture, dark at the top left: orientation n says where the stored top left belongs.
+    upright = np.full((16, 24), 255, np.uint8)
+    upright[:8, :8] = 0
+    stored = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: np.rot90(upright, 1),
+        7: upright[::-1, ::-1].T,
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path, Image.fromarray(np.ascontiguousarray(stored)), f"x.{suffix}", exif=exif)
+    read = read_image(path)
+    assert image_size(path) == (16, 24) == tuple(read.shape[1:])
+    assert torch.equal(read[0] < 128, torch.from_numpy(upright < 128))
+
+
+def test_exif_in_memory_counts_too(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(tmp_path, Image.fromarray(COLOUR), exif=exif)
+    assert torch.equal(to_rgb(Image.open(path)), read_image(path))
+
+
+def test_broken_exif_is_no_exif(tmp_path: Path) -> None:
+    path = saved(tmp_path, Image.fromarray(GREY), "x.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff garbage")
+    assert read_image(path).shape == (3, 5, 7)
+    assert image_size(path) == (5, 7)
+
+
+def test_arrays_and_tensors_in_memory() -> None:
+    assert torch.equal(to_rgb(COLOUR), expect(COLOUR))
+    assert torch.equal(to_rgb(np.dstack([COLOUR, GREY])), expect(COLOUR))
+    assert torch.equal(to_rgb(GREY), expect(np.repeat(GREY[:, :, None], 3, 2)))
+    assert torch.equal(to_rgb(GREY[:, :, None]), to_rgb(GREY))
+    assert torch.equal(to_rgb(expect(COLOUR)), expect(COLOUR))
+
+
+def test_the_tensor_is_not_the_callers_array() -> None:
+    array = COLOUR.copy()
+    tensor = to_rgb(array)
+    array[:] = 0
+    assert torch.equal(tensor, expect(COLOUR))
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (COLOUR.astype(np.float32), "is float32; convert it to uint8"),
+        (np.zeros((4, 4, 2), np.uint8), r"shape \(4, 4, 2\); give height × width"),
+        (np.zeros(4, np.uint8), r"shape \(4,\); give height × width"),
+        (np.zeros((0, 4), np.uint8), "no pixels .*; give at least 1×1"),
+        (torch.zeros(4, 4, dtype=torch.uint8), r"shape \(4, 4\); give 3 × height × width"),
+        (Image.new("F", (2, 2)), "floating-point pixels.*; save it as 8- or 16-bit PNG"),
+    ],
+)
+def test_pictures_in_memory_that_are_none(image: object, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        to_rgb(image)
+
+
+def test_masks_give_raw_ids(tmp_path: Path) -> None:
+    palette = Image.fromarray(GREY % 4)
+    palette.putpalette([9, 9, 9] * 4)
+    assert np.array_equal(read_mask(saved(tmp_path, palette)), GREY % 4)
+    assert np.array_equal(read_mask(saved(tmp_path, Image.fromarray(GREY))), GREY)
+    assert np.array_equal(read_mask(saved(tmp_path, Image.fromarray(GREY > 99))), GREY > 99)
+    wide = GREY.astype(np.uint16) * 200
+    assert np.array_equal(read_mask(saved(tmp_path, Image.fromarray(wide))), wide)
+    assert np.array_equal(read_mask(saved(tmp_path, Image.fromarray(np.dstack([GREY, GREY])))), GREY)
+
+
+def test_colour_masks_give_colours(tmp_path: Path) -> None:
+    assert np.array_equal(read_mask(saved(tmp_path, Image.fromarray(COLOUR))), COLOUR)
+    assert np.array_equal(read_mask(saved(tmp_path, Image.fromarray(np.dstack([COLOUR, GREY])))), COLOUR)
+
+
+def test_palettes_are_read_by_index(tmp_path: Path) -> None:
+    image = Image.fromarray(GREY % 2)
+    image.putpalette([1, 2, 3, 4, 5, 6])
+    palette = mask_palette(saved(tmp_path, image))
+    assert palette is not None and palette[:2] == ((1, 2, 3), (4, 5, 6))
+    assert mask_palette(saved(tmp_path, Image.fromarray(GREY))) is None
+
+
+def truncated() -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()[:2000]
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask])
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (None, "no such file; check the path"),
+        (b"", r"is empty \(0 bytes\); replace the file"),
+        (b"not an image", "is not an image that Pillow can read; replace the file"),
+        (truncated(), "cannot be decoded .*; replace the file"),
+    ],
+)
+def test_unreadable_files(tmp_path: Path, read: object, contents: bytes | None, message: str) -> None:
+    path = tmp_path / "x.png"
+    if contents is not None:
+        path.write_bytes(contents)
+    with pytest.raises(DataError, match=f"x.png: {message}"):
+        read(path)
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask, image_size])
+def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: object) -> None:
+    path = saved(tmp_path, Image.fromarray(GREY))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(DataError, match=r"x.png: too many pixels .*; scale or tile it first"):
+        read(path)
+
+
+def test_masks_that_cannot_hold_ids(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"x.jpg: is a JPEG.*; save masks as PNG"):
+        read_mask(saved(tmp_path, Image.fromarray(GREY), "x.jpg"))
+    with pytest.raises(DataError, match=r"x.tif: has floating-point pixels; save masks as"):
+        read_mask(saved(tmp_path, Image.fromarray(GREY.astype(np.float32)), "x.tif"))
+
+
+def test_output_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "out.png"
+    write_atomically(path, lambda part: Image.fromarray(GREY).save(part))
+    before = path.read_bytes()
+
+    def fail(part: Path) -> None:
+        part.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UsageError, match=r"out.png: cannot be written: No space left on device; choose another --to"):
+        write_atomically(path, fail, "--to")
+    assert path.read_bytes() == before
+    assert [entry.name for entry in path.parent.iterdir()] == ["out.png"]
+
+
+def test_output_into_something_that_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match=r"out.txt: cannot be written: .*; choose another --out"):
+        write_atomically(tmp_path / "file" / "out.txt", lambda part: part.write_text("x"))
+    with pytest.raises(UsageError, match="cannot be written"):
+        write_atomically(tmp_path, lambda part: part.write_text("x"))
+
+
+def test_devices_are_written_to_and_not_replaced() -> None:
+    write_atomically(Path(os.devnull), lambda part: part.write_text("x"))
+    assert not Path(os.devnull).is_file()

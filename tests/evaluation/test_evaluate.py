@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fullconv import fcn8s
+from fullconv.data import write_shapes
+from fullconv.errors import DataError
+from fullconv.evaluation import evaluate, panel, save_panels
+from fullconv.evaluation.pictures import CAPTION, GAP, RIGHT, VOID, WRONG, errors
+from fullconv.inference import Predictor
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    return write_shapes(tmp_path_factory.mktemp("shapes"), count=10, sizes=(40, 60))
+
+
+@pytest.fixture(scope="module")
+def model(shapes):
+    torch.manual_seed(0)
+    model = fcn8s("small", shapes.labels.num_classes)
+    for score in model.heads["semantic"].score.values():
+        torch.nn.init.normal_(score.weight)
+    model.labels["semantic"] = shapes.labels
+    return model.eval()
+
+
+class Oracle(Predictor):
+    """Knows the truth; void becomes class 0."""
+
+    def __init__(self, model, answers):
+        super().__init__(model)
+        self.answers = answers
+
+    def labels(self, image):
+        return next(self.answers)
+
+
+def test_the_truth_scores_one(model, shapes):
+    samples = shapes.dataset("train")
+    targets = (samples[index].target for index in range(len(samples)))
+    scores = evaluate(Oracle(model, (torch.where(target == 255, 0, target) for target in targets)), shapes, "train")
+    assert scores["pixel_accuracy"] == scores["mean_accuracy"] == scores["mean_iu"] == 1
+
+
+def test_scores_are_those_of_a_plain_loop(model, shapes):
+    """Twin: count every pixel of the split by hand."""
+    samples, classes = shapes.dataset("train"), shapes.labels.num_classes
+    right = total = 0
+    union, common = np.zeros(classes), np.zeros(classes)
+    for index in range(len(samples)):
+        target = samples[index].target.numpy()
+        labels = model(samples[index].image[None].float()).argmax(1)[0].numpy()
+        counted = target != 255
+        right += (labels == target)[counted].sum()
+        total += counted.sum()
+        for label in range(classes):
+            common[label] += ((labels == label) & (target == label) & counted).sum()
+            union[label] += (((labels == label) | (target == label)) & counted).sum()
+    scores = evaluate(model, shapes, "train")
+    assert scores.pixel_accuracy == pytest.approx(right / total)
+    present = [row["pixels"] > 0 for row in scores.per_class]
+    assert scores.mean_iu == pytest.approx((common / union)[present].mean())
+
+
+def test_the_default_split_is_test(model, shapes):
+    assert evaluate(model, shapes).to_dict() == evaluate(model, shapes, "test").to_dict()
+
+
+def test_other_classes_are_refused(shapes):
+    with pytest.raises(DataError, match="has 6 classes, the model 2"):
+        evaluate(fcn8s("small", 2), shapes)
+
+
+def test_progress_is_told(model, shapes):
+    seen = []
+    evaluate(model, shapes, "val", progress=lambda done, total: seen.append((done, total)))
+    total = len(shapes.splits["val"])
+    assert seen == [(done, total) for done in range(1, total + 1)]
+
+
+def test_error_maps():
+    target = np.array([[0, 1, 255]])
+    picture = errors(target, np.array([[0, 0, 0]]), write_labels())
+    assert [tuple(pixel) for pixel in picture[0]] == [RIGHT, WRONG, VOID]
+
+
+def write_labels():
+    from fullconv.data.labels import LabelSet
+
+    return LabelSet.of(["a", "b"])
+
+
+def test_panels_show_four_pictures_side_by_side(model, shapes, tmp_path):
+    sample = shapes.dataset("test")[0]
+    height, width = sample.target.shape
+    assert panel(sample, Predictor(model)).size == (4 * width + 3 * GAP, height + CAPTION)
+    paths = save_panels(Predictor(model), shapes, "train", tmp_path / "pictures", count=3)
+    assert len(paths) == 3
+    assert all(Image.open(path).mode == "RGB" for path in paths)

@@ -1,0 +1,112 @@
+"""Who may import whom: imports only go down, and there are no cycles."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2] / "src" / "fullconv"
+LABELS, FILES = "data.labels", "data.files"
+MAY_IMPORT = {
+    "errors": set(),
+    "geometry": {"errors"},
+    "losses": {"errors"},
+    "metrics": {"errors"},
+    "nn": {"errors", "geometry"},
+    "trunks": {"errors", "geometry", "nn"},
+    "data": {"errors"},
+    "models": {"errors", "geometry", "nn", "trunks", LABELS},
+    "inference": {"errors", "geometry", "models", LABELS, FILES},
+    "evaluation": {"errors", "inference", "metrics", "models", "data"},
+    "training": {"errors", "models", "trunks", "data", "losses", "metrics", "evaluation", "inference"},
+}
+STANDARD_ONLY = ("errors", "geometry")
+
+
+def modules():
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def imports(name: str, path: Path):
+    """Yield (imported module, is it ours) for every import in a file, resolved from relative form."""
+    package = name.split(".")[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, False) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level == 0:
+                yield node.module or "", False
+                continue
+            base = [*package[: len(package) - node.level + 1], *((node.module or "").split(".") if node.module else [])]
+            for alias in node.names:
+                whole = ".".join([*base, alias.name])
+                yield (whole if whole in modules() else ".".join(base)), True
+
+
+def test_imports_only_go_down():
+    wrong = []
+    for name, path in modules().items():
+        room = name.split(".")[0]
+        if room not in MAY_IMPORT:
+            continue
+        for target, ours in imports(name, path):
+            if ours and target.split(".")[0] != room:
+                allowed = any(target == rule or target.startswith(f"{rule}.") for rule in MAY_IMPORT[room])
+                if not allowed:
+                    wrong.append(f"{name} imports {target}")
+    assert not wrong
+
+
+def test_nothing_imports_the_command_line():
+    rooms = {
+        name: {target.split(".")[0] for target, ours in imports(name, path) if ours} for name, path in modules().items()
+    }
+    assert [
+        name for name, targets in rooms.items() if "cli" in targets and name.split(".")[0] not in ("cli", "__main__")
+    ] == []
+
+
+@pytest.mark.parametrize("room", STANDARD_ONLY)
+def test_the_core_needs_only_the_standard_library(room):
+    import sys
+
+    for name, path in modules().items():
+        if name.split(".")[0] == room:
+            foreign = {target.split(".")[0] for target, ours in imports(name, path) if not ours}
+            assert foreign <= set(sys.stdlib_module_names)
+
+
+def test_there_are_no_cycles():
+    graph = {}
+    for name, path in modules().items():
+        graph[name] = {
+            target for target, ours in imports(name, path) if ours and target in modules() and target != name
+        }
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " → ".join([*trail, name])
+        if name not in done:
+            for target in graph[name]:
+                visit(target, (*trail, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_files_are_short():
+    long = {name: lines for name, path in modules().items() if (lines := len(path.read_text().splitlines())) > 400}
+    assert not long
+
+
+def test_functions_are_short_and_take_few_arguments():
+    wrong = []
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                arguments = len(node.args.args) + len(node.args.kwonlyargs)
+                if lines > 60 or arguments > 8:
+                    wrong.append(f"{name}.{node.name}: {lines} lines, {arguments} arguments")
+    assert not wrong

@@ -1,0 +1,97 @@
+import inspect
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fullconv.errors import DataError, UsageError
+from fullconv.losses import multitask_loss, pixel_cross_entropy
+from reference.cross_entropy import summed
+
+
+def batch(classes=4, ignore_index=255, seed=0):
+    torch.manual_seed(seed)
+    target = torch.randint(0, classes, (2, 3, 5))
+    target[torch.rand(target.shape) < 0.3] = ignore_index
+    return torch.randn(2, classes, 3, 5), target
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 99), st.sampled_from([255, -1, 0]), st.sampled_from([0.0, 0.1, 1.0]))
+def test_is_the_loop_version(seed, ignore_index, smoothing):
+    logits, target = batch(ignore_index=ignore_index, seed=seed)
+    total, labelled = summed(logits, target, ignore_index, smoothing)
+    options = {"ignore_index": ignore_index, "label_smoothing": smoothing}
+    assert float(pixel_cross_entropy(logits, target, reduction="sum", **options)) == pytest.approx(total, rel=1e-5)
+    assert float(pixel_cross_entropy(logits, target, **options)) == pytest.approx(total / labelled, rel=1e-5)
+
+
+def test_uniform_scores_cost_the_logarithm_of_the_number_of_classes():
+    target = batch(7)[1]
+    assert float(pixel_cross_entropy(torch.zeros(2, 7, 3, 5), target)) == pytest.approx(math.log(7))
+
+
+def test_sums_add_over_images():
+    logits, target = batch()
+    parts = [pixel_cross_entropy(logits[i : i + 1], target[i : i + 1], reduction="sum") for i in range(2)]
+    torch.testing.assert_close(pixel_cross_entropy(logits, target, reduction="sum"), sum(parts))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_nothing_labelled_costs_nothing(reduction):
+    logits = torch.randn(1, 4, 2, 2, requires_grad=True)
+    loss = pixel_cross_entropy(logits, torch.full((1, 2, 2), 255), reduction=reduction)
+    loss.backward()
+    assert loss == 0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_ignored_pixels_have_no_gradient():
+    logits, target = batch()
+    logits.requires_grad_()
+    pixel_cross_entropy(logits, target).backward()
+    touched = (logits.grad != 0).any(1)
+    assert torch.equal(touched, target != 255)
+
+
+@pytest.mark.parametrize("bad", [4, 254, -1])
+def test_unknown_id(bad):
+    logits, target = batch()
+    target[1, 2, 3] = bad
+    with pytest.raises(DataError, match=rf"id {bad}, but there are 4 classes \(0 to 3, 255 is ignored\)"):
+        pixel_cross_entropy(logits, target)
+
+
+def test_unknown_reduction():
+    unchecked = inspect.unwrap(pixel_cross_entropy)  # as users run it, without the tests' type checks
+    with pytest.raises(UsageError, match="reduction is 'none'"):
+        unchecked(*batch(), reduction="none")
+
+
+def test_tasks_are_weighted_and_added():
+    (a, truth_a), (b, truth_b) = batch(4), batch(3, seed=1)
+    logits, targets = {"semantic": a, "geometric": b}, {"geometric": truth_b, "semantic": truth_a}
+    for reduction in ("mean", "sum"):
+        first, second = (pixel_cross_entropy(x, y, reduction=reduction) for x, y in ((a, truth_a), (b, truth_b)))
+        plain = multitask_loss(logits, targets, reduction=reduction)
+        weighted = multitask_loss(logits, targets, {"geometric": 0.25}, reduction=reduction)
+        torch.testing.assert_close(plain, first + second)
+        torch.testing.assert_close(weighted, first + 0.25 * second)
+
+
+def test_options_reach_every_task():
+    logits, target = batch(ignore_index=9)
+    options = {"ignore_index": 9, "reduction": "sum", "label_smoothing": 0.2}
+    expected = pixel_cross_entropy(logits, target, **options)
+    torch.testing.assert_close(multitask_loss({"a": logits}, {"a": target}, **options), expected)
+
+
+@pytest.mark.parametrize(
+    ("logits", "targets", "weights"), [("a", "ab", ""), ("ab", "a", ""), ("a", "a", "b"), ("", "", "")]
+)
+def test_tasks_that_do_not_match(logits, targets, weights):
+    scores, truth = batch()
+    with pytest.raises(UsageError, match="logits are of tasks"):
+        multitask_loss(dict.fromkeys(logits, scores), dict.fromkeys(targets, truth), dict.fromkeys(weights, 1.0))

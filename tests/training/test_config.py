@@ -1,0 +1,58 @@
+import pytest
+
+from fullconv.errors import UsageError
+from fullconv.training.config import load_config, named_settings, parse_settings, recipe_names
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_is_valid_and_says_its_command(name):
+    config = load_config(name)
+    assert config.recipe == name
+
+
+def test_the_paper_recipe_is_the_references():
+    config = load_config("paper")
+    assert (config.optim.rate, config.optim.momentum, config.optim.loss) == (1e-10, 0.99, "sum")
+    assert (config.data.batch_size, config.data.crop, config.data.replacement) == (1, "none", True)
+
+
+def test_settings_come_on_top_of_the_recipe():
+    config = load_config("modern", {"optim.rate": 0.5, "data.crop": [64, 96], "epochs": 3})
+    assert (config.optim.rate, config.data.crop, config.epochs) == (0.5, (64, 96), 3)
+
+
+def test_a_recipe_may_be_a_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("epochs: 7\n")
+    assert load_config(str(path)).epochs == 7
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "message"),
+    [
+        ("modren", {}, "unknown recipe 'modren'"),
+        ("nowhere.yaml", {}, "no such recipe file"),
+        ("modern", {"optim.rat": 1}, "unknown setting 'optim.rat'; did you mean 'optim.rate'"),
+        ("modern", {"optimm.rate": 1}, "unknown setting 'optimm'"),
+        ("modern", {"optim.rate": -1}, "setting optim.rate"),
+        ("modern", {"optim.optimiser": "adam"}, "setting optim.optimiser"),
+        ("modern", {"data.crop": "big"}, "setting data.crop"),
+        ("modern", {"epochs.many": 3}, "has no parts|setting epochs"),
+    ],
+)
+def test_wrong_settings_are_named(recipe, settings, message):
+    with pytest.raises(UsageError, match=message):
+        load_config(recipe, settings)
+
+
+def test_settings_on_the_line():
+    assert parse_settings(["a.b=1", "c=[1, 2]", "d=none"]) == {"a.b": 1, "c": [1, 2], "d": "none"}
+    for wrong in ("novalue", "=3", "a=[1"):
+        with pytest.raises(UsageError, match="--set"):
+            parse_settings([wrong])
+
+
+def test_named_options():
+    assert named_settings({"trunk": "vgg16", "epochs": None}) == {"model.trunk": "vgg16"}
+    with pytest.raises(UsageError, match="unknown option 'epoch'; did you mean epochs"):
+        named_settings({"epoch": 3})

@@ -1,0 +1,145 @@
+import json
+
+import pytest
+import torch
+
+from fullconv import load, train
+from fullconv.data import open_dataset, write_shapes
+from fullconv.errors import DataError, FullconvError, UsageError
+from fullconv.evaluation import evaluate
+from fullconv.models import FCN
+from fullconv.training.feed import derived_crop, derived_epochs, evaluated_epochs
+
+TINY = {"model.trunk": "small", "model.context": "none", "data.crop": 48, "data.batch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    return write_shapes(tmp_path_factory.mktemp("shapes"), count=12, sizes=(48, 64))
+
+
+def run(source, folder, **options):
+    settings = {**TINY, **options.pop("settings", {})}
+    return train(source, folder, quiet=True, settings=settings, **{"epochs": 1, **options})
+
+
+def weights(folder):
+    return FCN.from_pretrained(folder).state_dict()
+
+
+def same(one, other):
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_the_same_seed_gives_the_same_weights(shapes, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(shapes, tmp_path / name, seed=seed)
+    one, again, other = (weights(tmp_path / name / "last") for name in "abc")
+    assert same(one, again)
+    assert not same(one, other)
+
+
+def test_workers_do_not_change_the_result(shapes, tmp_path):
+    run(shapes, tmp_path / "here")
+    run(shapes, tmp_path / "there", settings={"data.workers": 2})
+    assert same(weights(tmp_path / "here" / "last"), weights(tmp_path / "there" / "last"))
+
+
+def test_four_images_are_learned_by_heart(tmp_path):
+    """The user's path at its smallest: overfit to mean IU above 0.95."""
+    source = write_shapes(tmp_path / "data", count=6, sizes=(64, 64), seed=3)
+    few = type(source)(
+        source.root, {"train": source.splits["train"][:4], "val": source.splits["train"][:4]}, source.table
+    )
+    settings = {
+        **TINY,
+        "data.crop": 64,
+        "data.scale": [1, 1],
+        "data.flip": 0,
+        "data.colour": 0,
+        "model.finest_stride": 4,
+        "model.dropout": 0,
+        "optim.rate": 5e-3,
+        "evaluations": 1,
+    }
+    result = train(few, tmp_path / "run", quiet=True, epochs=150, settings=settings)
+    assert result.scores.mean_iu > 0.95
+
+
+def test_a_run_stands_for_its_best_model(shapes, tmp_path):
+    result = run(shapes, tmp_path / "run")
+    scores = evaluate(result.run, shapes, "val")
+    assert scores.mean_iu == pytest.approx(result.scores.mean_iu)
+    assert load(result.run).label_set == shapes.labels
+    summary = json.loads((result.run / "summary.json").read_text())
+    assert summary["scores"]["mean_iu"] == pytest.approx(scores.mean_iu)
+
+
+def test_without_validation_the_last_weights_are_the_best(shapes, tmp_path):
+    source = type(shapes)(shapes.root, {"train": shapes.splits["train"]}, shapes.table)
+    result = run(source, tmp_path / "run")
+    assert result.scores is None
+    assert same(weights(tmp_path / "run" / "best"), weights(tmp_path / "run" / "last"))
+
+
+@pytest.mark.parametrize("recipe", ["paper", "modern"])
+def test_recipes_run(shapes, tmp_path, recipe):
+    settings = {"model.trunk": "small", "model.context": "none", "model.padding": "same"}
+    result = train(shapes, tmp_path / "run", recipe=recipe, quiet=True, epochs=1, settings=settings)
+    assert (result.run / "best" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optim.optimiser": "sgd", "optim.schedule": "onecycle", "optim.rate": 0.01},
+        {"optim.precision": "bf16"},
+        {"optim.loss": "sum", "optim.rate": 1e-6, "optim.clip": 1.0},
+        {"model.finest_stride": 4, "model.scaled_skips": True, "model.learnable_upsampling": True},
+        {"data.crop": "none", "data.cache_mb": 0, "data.replacement": True},
+    ],
+)
+def test_settings_are_followed(shapes, tmp_path, settings):
+    assert 0 <= run(shapes, tmp_path / "run", settings=settings).scores.mean_iu <= 1
+
+
+def test_a_loss_that_explodes_stops_the_run_and_keeps_nothing_of_it(shapes, tmp_path):
+    with pytest.raises(FullconvError, match="the loss is"):
+        run(
+            shapes,
+            tmp_path / "run",
+            epochs=30,
+            settings={"optim.rate": 1e30, "optim.optimiser": "sgd", "optim.warmup": 0},
+        )
+    assert not (tmp_path / "run" / "best").exists()
+
+
+def test_bad_data_is_found_before_the_first_step(tmp_path):
+    write_shapes(tmp_path / "data", count=6, sizes=(40, 48))
+    mask = sorted((tmp_path / "data" / "masks").iterdir())[0]
+    mask.write_bytes(b"")
+    with pytest.raises(DataError, match=mask.name):
+        run(open_dataset(tmp_path / "data"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_without_a_train_split(shapes, tmp_path):
+    source = type(shapes)(shapes.root, {"test": shapes.splits["test"]}, shapes.table)
+    with pytest.raises(DataError, match="has no split 'train'"):
+        run(source, tmp_path / "run")
+
+
+def test_a_run_folder_in_use_is_refused(shapes, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="already holds files"):
+        run(shapes, tmp_path / "run")
+    assert (tmp_path / "run" / "notes.txt").read_text() == "mine"
+
+
+def test_defaults_are_derived_from_the_data(shapes):
+    assert [derived_epochs(count) for count in (1, 572, 2486, 10**6)] == [200, 40, 19, 4]
+    assert derived_crop(shapes) == (64, 64)
+    assert evaluated_epochs(5, 8, True) == {1, 2, 3, 4, 5}
+    assert evaluated_epochs(5, 8, False) == set()
+    assert max(evaluated_epochs(40, 8, True)) == 40

@@ -1,0 +1,83 @@
+import pytest
+import torch
+
+from fullconv import fcn8s
+from fullconv.errors import FullconvError
+from fullconv.training.config import OptimSection
+from fullconv.training.optim import WeightAverage, build_optimiser, check_finite, parameter_groups, rate_factor
+
+
+@pytest.fixture(scope="module")
+def model():
+    return fcn8s("small", 2)
+
+
+def group_of(model, groups, name):
+    parameter = dict(model.named_parameters())[name]
+    return next(group for group in groups if any(parameter is other for other in group["params"]))
+
+
+def test_every_parameter_is_in_one_group(model):
+    groups = parameter_groups(model, OptimSection())
+    found = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(found) == sorted(id(parameter) for parameter in model.parameters())
+
+
+def test_the_papers_multipliers(model):
+    optim = OptimSection(rate=1e-3, bias_rate=2.0, weight_decay=5e-4, trunk_rate=0.5)
+    groups = parameter_groups(model, optim)
+    weight = group_of(model, groups, "heads.semantic.score.stage5.weight")
+    bias = group_of(model, groups, "heads.semantic.score.stage5.bias")
+    trunk = group_of(model, groups, "trunk.body.stage1.0.0.weight")
+    assert (weight["lr"], weight["weight_decay"]) == (1e-3, 5e-4)
+    assert (bias["lr"], bias["weight_decay"]) == (2e-3, 0)
+    assert (trunk["lr"], trunk["weight_decay"]) == (5e-4, 5e-4)
+
+
+def test_a_frozen_trunk_does_not_move():
+    model = fcn8s("small", 2)
+    optimiser = build_optimiser(model, OptimSection(trunk_rate=0))
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    model.eval()
+    torch.nn.functional.cross_entropy(model(torch.rand(1, 3, 32, 32) * 255), torch.ones(1, 32, 32).long()).backward()
+    optimiser.step()
+    moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert moved
+    assert all(name.startswith("heads.") for name in moved)
+
+
+@pytest.mark.parametrize("schedule", ["poly", "onecycle", "constant"])
+def test_schedules_rise_then_do_not_rise_again(schedule):
+    optim = OptimSection(schedule=schedule, warmup=0.1)
+    factors = [rate_factor(optim, step, 100) for step in range(100)]
+    peak = factors.index(max(factors))
+    assert 0 < factors[0] < 0.2
+    assert peak <= 11
+    assert all(0 <= after <= before for before, after in zip(factors[peak:], factors[peak + 1 :], strict=False))
+    assert factors[-1] == (1 if schedule == "constant" else pytest.approx(factors[-1]))
+    assert schedule == "constant" or factors[-1] < 0.05
+
+
+def test_average_without_decay_is_the_network_itself(model):
+    assert WeightAverage(model, 0.0).model is model
+
+
+def test_average_follows_a_slow_reference():
+    model = fcn8s("small", 2)
+    average = WeightAverage(model, 0.9)
+    weight = model.heads["semantic"].score["stage5"].weight
+    expected = weight.detach().clone()
+    for step in range(1, 30):
+        with torch.no_grad():
+            weight.add_(1.0)
+        average.update()
+        kept = min(0.9, step / (step + 9))
+        expected = kept * expected + (1 - kept) * weight.detach()
+    assert torch.allclose(average.model.heads["semantic"].score["stage5"].weight, expected, atol=1e-4)
+    assert not any(parameter.requires_grad for parameter in average.model.parameters())
+
+
+def test_a_loss_that_is_no_number_stops_the_run():
+    check_finite(torch.tensor(1.0), ["a"], 3)
+    with pytest.raises(FullconvError, match=r"nan at step 3 \(images a, b\)"):
+        check_finite(torch.tensor(float("nan")), ["a", "b"], 3)
