@@ -209,6 +209,9 @@ def test_output_into_something_that_is_no_folder(tmp_path: Path) -> None:
         write_atomically(tmp_path, lambda part: part.write_text("x"))
 
 
-def test_devices_are_written_to_and_not_replaced() -> None:
-    write_atomically(Path(os.devnull), lambda part: part.write_text("x"))
-    assert not Path(os.devnull).is_file()
+def test_devices_are_written_to_and_not_replaced(tmp_path: Path) -> None:
+    # Through a link: were the guard to fail, the link would be replaced and not the machine's device.
+    link = tmp_path / "out"
+    link.symlink_to(os.devnull)
+    write_atomically(link, lambda part: part.write_text("x"))
+    assert link.is_symlink()

@@ -24,7 +24,9 @@ def test_without_scaling_image_and_target_move_together(
     size: tuple[int, int], crop: tuple[int, int], seed: int
 ) -> None:
     torch.manual_seed(seed)
-    result = TrainingTransform(crop, scale=(1.0, 1.0), colour=0.0, fill=(201, 202, 203), ignore_index=-1)(encoded(*size))
+    result = TrainingTransform(crop, scale=(1.0, 1.0), colour=0.0, fill=(201, 202, 203), ignore_index=-1)(
+        encoded(*size)
+    )
     assert tuple(result.target.shape) == crop
     image = result.image.long()
     void = result.target == -1

@@ -25,7 +25,7 @@ def test_a_chain_may_be_cut_anywhere(first, second):
 @settings(deadline=None, max_examples=50)
 @given(st.lists(layers, min_size=1, max_size=4))
 def test_receptive_field_is_what_the_gradient_reaches(specs):
-    """Twin: the span of input pixels with a gradient. A stride larger than its kernel leaves holes, never a wider span."""
+    """Twin: the span of input pixels with a gradient (a stride larger than its kernel leaves holes)."""
     field = chain(specs)
     net = nn.Sequential(*[nn.Conv1d(1, 1, spec.kernel, spec.stride, 0, spec.dilation, bias=False) for spec in specs])
     for layer in net:

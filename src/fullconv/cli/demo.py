@@ -9,6 +9,7 @@ import typer
 
 from ..errors import UsageError
 
+IMAGES = 800
 PASS_MARK = 0.80
 FELL_SHORT = 1
 
@@ -25,7 +26,7 @@ def demo(
 
     start = time.monotonic()
     folder = _fresh(out)
-    source = write_shapes(folder / "data", seed=seed)
+    source = write_shapes(folder / "data", count=IMAGES, seed=seed)
     result = train(source, folder / "run", recipe="demo", seed=seed)
     predictor = as_predictor(result.run)
     scores = evaluate(predictor, source, "test")

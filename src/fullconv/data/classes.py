@@ -119,8 +119,9 @@ class ClassTable:
                 f"{path}: is an RGB mask, and the classes have no colours; "
                 f"write {self.where} with the colour of each class {_example(self.where)}"
             )
-        known = sorted((_packed(np.array(colour)).item(), number) for colour, number in self.colours.items())
-        keys, numbers = np.array(known, np.int64).T
+        keys, numbers = _packed(np.array(list(self.colours))), np.array(list(self.colours.values()))
+        order = keys.argsort()
+        keys, numbers = keys[order], numbers[order]
         pixels = _packed(mask)
         nearest = np.searchsorted(keys, pixels).clip(max=len(keys) - 1)
         wrong = keys[nearest] != pixels

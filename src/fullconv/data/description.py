@@ -1,6 +1,7 @@
 """``dataset.yaml``: where a data set's files are and what the ids in its masks mean."""
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from ..errors import DataError
 from .classes import VOID, ClassEntry
 from .files import read_text
 
+_UNION_TAG = re.compile(r"list\[.*\]|str|int|\[key\]")
 _CLASS_FORMS = "a list of names, id: name, or name: [red, green, blue]"
 _Channel = Annotated[int, Field(ge=0, le=255)]
 
@@ -106,8 +108,10 @@ def _check_ignored(description: Description, path: Path) -> None:
 
 
 def _explain(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    place = [str(part) for part in problem["loc"]]
+    first = error.errors()[0]["loc"][:2]
+    # Where a value may be one thing or another, pydantic complains once for each: the deepest complaint is the closest.
+    problem = max((p for p in error.errors() if p["loc"][:2] == first), key=lambda p: len(p["loc"]))
+    place = [str(part) for part in problem["loc"] if not _UNION_TAG.fullmatch(str(part))]
     if problem["type"] == "extra_forbidden":
         known = _Entry.model_fields if place[0] == "classes" else Description.model_fields
         near = difflib.get_close_matches(place[-1], known, 1, 0.4)

@@ -164,7 +164,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; check the path, or remove it from the data set's list")
     try:
-        # A file, not a path: given a path, Pillow maps uncompressed TIFFs into memory and scrambles those on their side.
+        # A file, not a path: from a path, Pillow 13 maps plain TIFFs to memory and scrambles those on their side.
         with path.open("rb") as file, Image.open(file) as image:
             yield image
     except DataError as error:

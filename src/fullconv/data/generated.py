@@ -18,7 +18,7 @@ SHAPES = LabelSet.of(["background", "disc", "square", "triangle", "ring", "cross
 
 _BORDER = 1.25
 _LEAST_VISIBLE = 0.65
-_FAITHFUL = 0.85
+_FAITHFUL = 0.95
 
 Plane = Float[np.ndarray, "h w"]
 Pattern = Callable[[np.random.Generator, Plane, Plane], Plane]
@@ -134,7 +134,7 @@ class _Canvas:
     def _distance(self, form: Callable[[Plane, Plane, float], Plane]) -> Plane:
         """Return the signed distance to a form of random place, turn and size, in pixels, negative inside."""
         height, width = self.mask.shape
-        radius = min(height, width) * self.rng.uniform(0.17, 0.34)
+        radius = min(height, width) * self.rng.uniform(0.2, 0.38)
         y = self.y - self.rng.uniform(0.6 * radius, height - 0.6 * radius)
         x = self.x - self.rng.uniform(0.6 * radius, width - 0.6 * radius)
         turn = self.rng.uniform(0, 2 * np.pi)
@@ -200,9 +200,13 @@ def _plain(rng: np.random.Generator, y: Plane, x: Plane) -> Plane:
 
 
 def _wave(rng: np.random.Generator, y: Plane, x: Plane) -> Plane:
-    turn, length, phase = rng.uniform(0, np.pi), rng.uniform(4, 14), rng.uniform(0, 2 * np.pi)
+    turn, length = rng.uniform(0, np.pi), rng.uniform(4, 14)
+    return _ripple(rng, y, x, turn, length)
+
+
+def _ripple(rng: np.random.Generator, y: Plane, x: Plane, turn: float, length: float) -> Plane:
     along = np.float32(np.sin(turn)) * y + np.float32(np.cos(turn)) * x
-    return np.sin(along * np.float32(2 * np.pi / length) + np.float32(phase))
+    return np.sin(along * np.float32(2 * np.pi / length) + np.float32(rng.uniform(0, 2 * np.pi)))
 
 
 def _stripes(rng: np.random.Generator, y: Plane, x: Plane) -> Plane:
@@ -210,7 +214,8 @@ def _stripes(rng: np.random.Generator, y: Plane, x: Plane) -> Plane:
 
 
 def _checks(rng: np.random.Generator, y: Plane, x: Plane) -> Plane:
-    return np.asarray(_stripes(rng, y, x) * _stripes(rng, y, x))
+    turn, length = rng.uniform(0, np.pi), rng.uniform(4, 14)
+    return np.asarray(np.sign(_ripple(rng, y, x, turn, length)) * np.sign(_ripple(rng, y, x, turn + np.pi / 2, length)))
 
 
 def _clouds(rng: np.random.Generator, y: Plane, x: Plane) -> Plane:

@@ -55,7 +55,7 @@ class TrainingTransform:
         image, mask = tv_tensors.Image(sample.image), tv_tensors.Mask(sample.target)
         if self.crop is not None:
             image, mask = self._scaled_window(image, mask, self.crop)
-        if _draw(0, 1) < self.flip:
+        if _draw(0.0, 1.0) < self.flip:
             image, mask = F.horizontal_flip(image), F.horizontal_flip(mask)
         pixels = self._recoloured(image.as_subclass(Tensor))
         return self._padded(replace(sample, image=pixels, target=mask.as_subclass(Tensor)))
@@ -104,7 +104,7 @@ def _window(side: int, crop: int, scale: float) -> tuple[int, int, int]:
     if scaled <= crop:
         return 0, side, scaled
     length = min(side, max(1, round(crop / scale)))
-    return int(_draw(0, side - length + 1)), length, crop
+    return int(torch.randint(side - length + 1, ())), length, crop
 
 
 def _resized_nearest(target: Int64[Tensor, "h w"], height: int, width: int) -> Int64[Tensor, "H W"]:

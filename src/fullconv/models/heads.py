@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..errors import GeometryError
 from ..geometry import Ladder, ladder
 from ..nn.bilinear import BilinearUpsample
-from ..nn.cropping import crop_to
+from ..nn.cropping import Size, crop_to
 from ..trunks import Padding, Tap
 
 
@@ -56,7 +56,7 @@ class SkipHead(nn.Module):
             for rung in self.ladder.rungs
         )
 
-    def forward(self, features: Mapping[str, Tensor], size: tuple[int, int]) -> Float[Tensor, "n k h w"]:
+    def forward(self, features: Mapping[str, Tensor], size: Size) -> Float[Tensor, "n k h w"]:
         """Return logits of exactly ``size`` (height, width) from the trunk's features."""
         scores = [
             self.score[name](features[name] * scale if scale != 1 else features[name])
@@ -75,7 +75,7 @@ class SkipHead(nn.Module):
         return fused
 
 
-def _size(feature: Tensor) -> tuple[int, int]:
+def _size(feature: Tensor) -> Size:
     return feature.shape[-2], feature.shape[-1]
 
 

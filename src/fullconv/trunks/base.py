@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import UsageError
 from ..geometry import Field, LayerSpec
+from ..nn.convert import first_conv
 from ..nn.trace import geometry_of
 
 Padding = Literal["paper", "same"]
@@ -182,5 +183,4 @@ def _single(value: int | tuple[int, ...]) -> int:
 
 def margin_for(module: nn.Module, padding: Padding) -> int:
     """Return the zeros to add around the image so that the first convolution sees 100 of them ("paper")."""
-    first = next(layer for layer in module.modules() if isinstance(layer, nn.Conv2d))
-    return PAPER_PADDING - _single(first.padding) if padding == "paper" else 0  # type: ignore[arg-type]
+    return PAPER_PADDING - _single(first_conv(module).padding) if padding == "paper" else 0  # type: ignore[arg-type]

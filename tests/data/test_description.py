@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import pytest
+
+from fullconv.data.classes import ClassEntry
+from fullconv.data.description import Description, read_description
+from fullconv.errors import DataError
+
+
+def described(folder: Path, text: str) -> Description:
+    (folder / "dataset.yaml").write_text(text)
+    return read_description(folder / "dataset.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "entries"),
+    [
+        ("classes: [sky, tree]", [ClassEntry(0, "sky"), ClassEntry(1, "tree")]),
+        ("classes: {7: sky, 3: tree}", [ClassEntry(7, "sky"), ClassEntry(3, "tree")]),
+        ("classes: {sky: [1, 2, 3]}", [ClassEntry(0, "sky", (1, 2, 3))]),
+        (
+            "classes: [{name: sky, color: [1, 2, 3]}, {name: tree, color: [3, 2, 1], id: 9}]",
+            [ClassEntry(0, "sky", (1, 2, 3)), ClassEntry(9, "tree", (3, 2, 1))],
+        ),
+        ("", None),
+    ],
+)
+def test_every_way_to_write_classes(tmp_path: Path, text: str, entries: list[ClassEntry] | None) -> None:
+    assert described(tmp_path, text).entries() == entries
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("clases: [a]", "unknown key 'clases'; did you mean 'classes'"),
+        ("zzzz: 1", "unknown key 'zzzz'; the keys are path, images"),
+        ("classes: [{name: a, colour: [1, 2, 3]}]", "unknown key 'classes.0.colour'; did you mean 'color'"),
+        ("classes: [yes, no]", "not True; put names that YAML takes for numbers or truth values in quotes"),
+        ("splits: {train: [0000047]}", "splits.train.0: .*, not 39; put names"),
+        ("classes: 5", "classes: .*, not 5; .*names"),
+        ("classes: {sky: [1, 2]}", "classes.0.color.*; write a list of names, id: name, or name:"),
+        ("classes: {sky: [1, 2, 300]}", "classes.0.color.2: .* 255, not 300"),
+        ("label_map: {a: void}", "label_map.*; write id: class name"),
+        ("images: 5", "images: .*, not 5; write a value of that kind"),
+        ("ignore_index: void", "ignore_index: .*, not 'void'"),
+        (
+            "classes: [a, b]\nignore_index: 1",
+            "ignore_index 1 is also the id of class 'b'; remove .* ignore_index: null",
+        ),
+        ("classes: [a\nb: 1", "not valid YAML: .*line 2.*; correct that line"),
+        ("- a", "holds no keys; write some of path, images"),
+    ],
+)
+def test_what_is_wrong_and_what_to_write(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=f"dataset.yaml: .*{message}") as caught:
+        described(tmp_path, text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_description(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"dataset.yaml: no such file; create it"):
+        read_description(tmp_path / "dataset.yaml")
