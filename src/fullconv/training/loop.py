@@ -111,7 +111,6 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
             losses = []
             for batch in feed.epoch(epoch):
                 loss = train_step(model, batch, optimiser, config, runtime)
-                check_finite(loss, batch.stems, schedule.last_epoch)
                 schedule.step()
                 average.update()
                 losses.append(float(loss))
@@ -134,7 +133,11 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
 def train_step(
     model: FCN, batch: Batch, optimiser: torch.optim.Optimizer, config: TrainConfig, runtime: Runtime
 ) -> torch.Tensor:
-    """Take one step on one batch and return its loss."""
+    """Take one step on one batch and return its loss.
+
+    Raises:
+        FullconvError: The loss is not finite; the weights are then as they were.
+    """
     model.train()
     with runtime.autocast():
         logits = model.logits(runtime.place(batch.images))[DEFAULT_TASK]
@@ -145,6 +148,7 @@ def train_step(
         reduction=config.optim.loss,
         label_smoothing=config.optim.label_smoothing,
     )
+    check_finite(loss, batch.stems)
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     if config.optim.clip:

@@ -101,14 +101,14 @@ class WeightAverage:
         yield from zip(self.model.state_dict().values(), self._source.state_dict().values(), strict=True)
 
 
-def check_finite(loss: torch.Tensor, stems: Sequence[str], step: int) -> None:
+def check_finite(loss: torch.Tensor, stems: Sequence[str]) -> None:
     """Stop a run whose loss is no number.
 
     Raises:
-        FullconvError: It is not finite; the message names the step and the images.
+        FullconvError: It is not finite; the message names the images.
     """
     if not bool(torch.isfinite(loss)):
         raise FullconvError(
-            f"the loss is {loss.item()} at step {step} (images {', '.join(stems)}): "
+            f"the loss is {loss.item()} on images {', '.join(stems)}: "
             "lower optim.rate, or set optim.clip=1"
         )
