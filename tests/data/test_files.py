@@ -1,5 +1,6 @@
 import io
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,9 @@ def test_transparent_pixels_keep_their_colour(tmp_path: Path) -> None:
 def test_transparent_palette_keeps_its_colours(tmp_path: Path) -> None:
     image = Image.fromarray(COLOUR).quantize(8)
     path = saved(tmp_path, image, transparency=bytes([0, 100, 255]))
-    assert torch.equal(read_image(path), expect(np.array(image.convert("RGB"))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(read_image(path), expect(np.array(image.convert("RGB"))))
 
 
 def test_one_pixel(tmp_path: Path) -> None:
@@ -92,6 +95,17 @@ def test_broken_exif_is_no_exif(tmp_path: Path) -> None:
     assert image_size(path) == (5, 7)
 
 
+def test_exif_that_cannot_be_parsed_is_no_exif(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved(tmp_path, Image.fromarray(GREY), "x.jpg")
+
+    def fail(image: Image.Image) -> Image.Exif:
+        raise SyntaxError("not a TIFF file")
+
+    monkeypatch.setattr(Image.Image, "getexif", fail)
+    assert read_image(path).shape == (3, 5, 7)
+    assert image_size(path) == (5, 7)
+
+
 def test_arrays_and_tensors_in_memory() -> None:
     assert torch.equal(to_rgb(COLOUR), expect(COLOUR))
     assert torch.equal(to_rgb(np.dstack([COLOUR, GREY])), expect(COLOUR))
@@ -101,10 +115,12 @@ def test_arrays_and_tensors_in_memory() -> None:
 
 
 def test_the_tensor_is_not_the_callers_array() -> None:
-    array = COLOUR.copy()
-    tensor = to_rgb(array)
-    array[:] = 0
-    assert torch.equal(tensor, expect(COLOUR))
+    # One pixel is the case in which moving the channels first copies nothing.
+    for pixels in (COLOUR, COLOUR[:1, :1]):
+        array = pixels.copy()
+        tensor = to_rgb(array)
+        array[:] = 0
+        assert torch.equal(tensor, expect(pixels))
 
 
 @pytest.mark.parametrize(

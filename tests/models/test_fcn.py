@@ -92,6 +92,12 @@ def test_an_ideal_score_map_lands_on_the_edge(name, variant, padding, meta):
         assert (logits - truth)[inside].abs().max() < 1e-4
 
 
+def test_more_classes_than_a_byte_holds():
+    model = fcn32s("small", 300).eval()
+    assert model(torch.zeros(1, 3, 8, 8)).shape == (1, 300, 8, 8)
+    assert model.labels["semantic"].ignore_index == 65535
+
+
 def test_scores_start_at_zero():
     model = fcn8s("resnet18", 5).eval()
     assert model(torch.rand(2, 3, 40, 50) * 255).abs().max() == 0

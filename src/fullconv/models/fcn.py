@@ -45,9 +45,7 @@ class FCN(nn.Module):
         self.trunk = trunk
         self.heads = nn.ModuleDict(heads)
         self.config: ModelConfig | None = None
-        self.labels = {
-            task: LabelSet.of([f"class {index}" for index in range(head.num_classes)]) for task, head in heads.items()
-        }
+        self.labels = {task: _numbered(head.num_classes) for task, head in heads.items()}
 
     def forward(self, image: Float[Tensor, "n c h w"]) -> Tensor | dict[str, Tensor]:
         """Return logits n×k×h×w for every pixel of RGB images in 0–255; a dictionary of them for several tasks."""
@@ -114,6 +112,11 @@ class FCN(nn.Module):
             reason = " ".join(str(error).split())[:300]
             raise ModelError(f"{Path(folder) / WEIGHTS}: does not fit its config.json ({reason})") from error
         return model.eval()
+
+
+def _numbered(classes: int) -> LabelSet:
+    """Return a table of nameless classes; 255 is ignored, or 65535 where 255 is a class."""
+    return LabelSet.of([f"class {index}" for index in range(classes)], ignore_index=255 if classes <= 255 else 65535)
 
 
 def _head(config: ModelConfig, trunk: Trunk, num_classes: int) -> SkipHead:
