@@ -109,6 +109,5 @@ def check_finite(loss: torch.Tensor, stems: Sequence[str]) -> None:
     """
     if not bool(torch.isfinite(loss)):
         raise FullconvError(
-            f"the loss is {loss.item()} on images {', '.join(stems)}: "
-            "lower optim.rate, or set optim.clip=1"
+            f"the loss is {loss.item()} on images {', '.join(stems)}: lower optim.rate, or set optim.clip=1"
         )
