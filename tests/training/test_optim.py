@@ -79,5 +79,5 @@ def test_average_follows_a_slow_reference():
 
 def test_a_loss_that_is_no_number_stops_the_run():
     check_finite(torch.tensor(1.0), ["a"])
-    with pytest.raises(FullconvError, match="nan on images a, b: lower optim.rate"):
+    with pytest.raises(FullconvError, match=r"nan on images a, b: lower optim\.rate"):
         check_finite(torch.tensor(float("nan")), ["a", "b"])
