@@ -28,6 +28,18 @@ def test_is_the_loop_version(seed, ignore_index, smoothing):
     assert float(pixel_cross_entropy(logits, target, **options)) == pytest.approx(total / labelled, rel=1e-5)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_class_weights_are_torchs(reduction):
+    logits, target = torch.randn(2, 3, 4, 5), torch.randint(3, (2, 4, 5))
+    target[0, 0] = 255
+    weights = torch.tensor([0.5, 1.0, 3.0])
+    ours = pixel_cross_entropy(logits, target, reduction=reduction, class_weights=weights)
+    theirs = torch.nn.functional.cross_entropy(logits, target, weight=weights, ignore_index=255, reduction=reduction)
+    torch.testing.assert_close(ours, theirs)
+    ones = pixel_cross_entropy(logits, target, reduction=reduction, class_weights=torch.ones(3))
+    torch.testing.assert_close(ones, pixel_cross_entropy(logits, target, reduction=reduction))
+
+
 def test_uniform_scores_cost_the_logarithm_of_the_number_of_classes():
     target = batch(7)[1]
     assert float(pixel_cross_entropy(torch.zeros(2, 7, 3, 5), target)) == pytest.approx(math.log(7))

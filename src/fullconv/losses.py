@@ -19,6 +19,7 @@ def pixel_cross_entropy(
     ignore_index: int = 255,
     reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
+    class_weights: Float[Tensor, "k"] | None = None,
 ) -> Float[Tensor, ""]:
     """Return the softmax cross-entropy over the labelled pixels of a batch, in nats.
 
@@ -30,6 +31,7 @@ def pixel_cross_entropy(
         ignore_index: Id of the pixels that do not count.
         reduction: ``"mean"`` over labelled pixels, or ``"sum"`` (the reference's rates are for the sum).
         label_smoothing: Share of the target's probability, 0 to 1, that is spread evenly over all classes.
+        class_weights: What a pixel of each class counts, above 0; the mean is then the weighted one. By default 1.
 
     Raises:
         DataError: The target holds an id that is neither a class nor ``ignore_index``.
@@ -40,8 +42,20 @@ def pixel_cross_entropy(
     if reduction not in ("mean", "sum"):
         raise UsageError(f"pixel_cross_entropy: reduction is {reduction!r}; use 'mean' or 'sum'")
     _check_ids(target, logits.shape[1], ignore_index)
-    total = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="sum", label_smoothing=label_smoothing)
-    return total if reduction == "sum" else total / (target != ignore_index).sum().clamp(min=1)
+    total = F.cross_entropy(
+        logits,
+        target,
+        weight=class_weights,
+        ignore_index=ignore_index,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
+    if reduction == "sum":
+        return total
+    labelled = target != ignore_index
+    # A mean over no pixel is 0, not 0 / 0.
+    count = labelled.sum() if class_weights is None else class_weights[target[labelled]].sum()
+    return total / torch.where(count > 0, count, 1)
 
 
 def multitask_loss(

@@ -43,6 +43,11 @@ def test_samples_are_images_with_class_ids(imitation: Write) -> None:
     assert torch.equal(mirrored[0].target, sample.target.flip(1)) and mirrored[0].stem == "t"
 
 
+def test_class_pixels_are_counted_without_void(imitation: Write) -> None:
+    source = open_dataset(imitation("ab", train_txt="a\nb", classes_txt="x\ny\nz\nnever\n"))
+    assert source.class_pixels("train").tolist() == [12, 12, 12, 0]
+
+
 def test_a_folder_per_split(imitation: Write) -> None:
     imitation("ab", folder="set/train")
     root = imitation("b", folder="set/val").parent

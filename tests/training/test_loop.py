@@ -94,6 +94,7 @@ def test_recipes_run(shapes, tmp_path, recipe):
     [
         {"optim.optimiser": "sgd", "optim.schedule": "onecycle", "optim.rate": 0.01},
         {"optim.precision": "bf16"},
+        {"optim.balance": 0.5, "optim.label_smoothing": 0.1},
         {"optim.loss": "sum", "optim.rate": 1e-6, "optim.clip": 1.0},
         {"model.finest_stride": 4, "model.scaled_skips": True, "model.learnable_upsampling": True},
         {"data.crop": "none", "data.cache_mb": 0, "data.replacement": True},
@@ -138,7 +139,7 @@ def test_a_run_folder_in_use_is_refused(shapes, tmp_path):
 
 
 def test_defaults_are_derived_from_the_data(shapes):
-    assert [derived_epochs(count) for count in (1, 572, 2486, 10**6)] == [200, 40, 19, 4]
+    assert [derived_epochs(count) for count in (1, 572, 2486, 10**6)] == [200, 33, 16, 4]
     assert derived_crop(shapes) == (64, 64)
     assert evaluated_epochs(5, 8, True) == {1, 2, 3, 4, 5}
     assert evaluated_epochs(5, 8, False) == set()

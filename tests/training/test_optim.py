@@ -4,7 +4,14 @@ import torch
 from fullconv import fcn8s
 from fullconv.errors import FullconvError
 from fullconv.training.config import OptimSection
-from fullconv.training.optim import WeightAverage, build_optimiser, check_finite, parameter_groups, rate_factor
+from fullconv.training.optim import (
+    WeightAverage,
+    build_optimiser,
+    check_finite,
+    class_weights,
+    parameter_groups,
+    rate_factor,
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +51,15 @@ def test_a_frozen_trunk_does_not_move():
     moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
     assert moved
     assert all(name.startswith("heads.") for name in moved)
+
+
+def test_class_weights():
+    pixels = torch.tensor([4000, 1000, 10, 0])
+    assert class_weights(pixels, 0.0).tolist() == [1, 1, 1, 1]
+    whole = class_weights(pixels, 1.0)
+    assert torch.allclose(whole[:3] * pixels[:3], torch.full((3,), 1000.0)), "every class weighs the same in all"
+    assert torch.allclose(class_weights(pixels, 0.5) ** 2, whole)
+    assert class_weights(torch.zeros(2, dtype=torch.long), 1.0).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("schedule", ["poly", "onecycle", "constant"])

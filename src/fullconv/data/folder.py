@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -97,6 +98,19 @@ class DataSource:
         image, target = read_image(record.image), self.read_target(record.mask)
         _check_sizes(record, (image.shape[1], image.shape[2]), (target.shape[0], target.shape[1]))
         return Sample(record.stem, image, target, self.labels.ignore_index)
+
+    def class_pixels(self, split: str) -> Int64[Tensor, "k"]:
+        """Return how many pixels of every class a split has; every mask is read.
+
+        Raises:
+            DataError: There is no such split, or a mask cannot be read.
+        """
+        classes = self.labels.num_classes
+        counts = torch.zeros(classes, dtype=torch.long)
+        for record in self.records(split):
+            target = self.read_target(record.mask)
+            counts += torch.bincount(target[target < classes], minlength=classes)
+        return counts
 
     def check(self, splits: Iterable[str] | None = None) -> None:
         """Read every mask and every image's header, so that training does not stop at a bad file hours later.

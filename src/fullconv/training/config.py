@@ -59,6 +59,7 @@ class OptimSection(_Section):
     """How weights change.
 
     ``rate`` is the learning rate for the mean loss over labelled pixels, or for the summed one with ``loss: sum``.
+    ``balance`` is how far rare classes count more: see :func:`fullconv.training.optim.class_weights`.
     """
 
     optimiser: Literal["adamw", "sgd"] = "adamw"
@@ -71,6 +72,7 @@ class OptimSection(_Section):
     warmup: Fraction01 = 0.1
     loss: Literal["mean", "sum"] = "mean"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    balance: Fraction01 = 0.0
     clip: Annotated[float, Field(ge=0)] = 0.0
     average: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -80,7 +82,7 @@ class TrainConfig(_Section):
     """A whole training run.
 
     Attributes:
-        epochs: Passes over the training images; ``auto``: 960 / √images, so that small sets are seen more often.
+        epochs: Passes over the training images; ``auto``: 800 / √images, so that small sets are seen more often.
         evaluations: How many times the validation split is scored (never more than once an epoch).
         seed: Of weights, order and augmentation.
     """

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 
 from ..data import Batch, DataSource, open_dataset
 from ..evaluation import confusion
@@ -17,7 +18,7 @@ from ..models import FCN, ModelConfig
 from ..models.build import DEFAULT_TASK
 from .config import TrainConfig, load_config, named_settings
 from .feed import Feed, build_feed
-from .optim import WeightAverage, build_optimiser, build_schedule, check_finite
+from .optim import WeightAverage, build_optimiser, build_schedule, check_finite, class_weights
 from .progress import TrainingProgress
 from .runlog import RunLog
 from .runtime import Runtime
@@ -98,6 +99,7 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
     runtime = Runtime(config.optim.precision)
     runtime.prepare(model)
     feed = build_feed(source, config)
+    weights = runtime.place(class_weights(source.class_pixels("train"), config.optim.balance))
     steps = feed.epochs * len(feed.loader)
     optimiser = build_optimiser(model, config.optim)
     schedule = build_schedule(optimiser, config.optim, steps)
@@ -110,7 +112,7 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
         for epoch in range(1, feed.epochs + 1):
             losses = []
             for batch in feed.epoch(epoch):
-                loss = train_step(model, batch, optimiser, config, runtime)
+                loss = train_step(model, batch, optimiser, config, runtime, weights)
                 schedule.step()
                 average.update()
                 losses.append(float(loss))
@@ -131,9 +133,14 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
 
 
 def train_step(
-    model: FCN, batch: Batch, optimiser: torch.optim.Optimizer, config: TrainConfig, runtime: Runtime
+    model: FCN,
+    batch: Batch,
+    optimiser: torch.optim.Optimizer,
+    config: TrainConfig,
+    runtime: Runtime,
+    class_weights: Float[torch.Tensor, "k"],
 ) -> torch.Tensor:
-    """Take one step on one batch and return its loss.
+    """Take one step on one batch and return its loss, in which a pixel counts what its class weighs.
 
     Raises:
         FullconvError: The loss is not finite; the weights are then as they were.
@@ -147,6 +154,7 @@ def train_step(
         ignore_index=batch.ignore_index,
         reduction=config.optim.loss,
         label_smoothing=config.optim.label_smoothing,
+        class_weights=class_weights,
     )
     check_finite(loss, batch.stems)
     optimiser.zero_grad(set_to_none=True)
