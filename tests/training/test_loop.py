@@ -139,7 +139,7 @@ def test_a_run_folder_in_use_is_refused(shapes, tmp_path):
 
 
 def test_defaults_are_derived_from_the_data(shapes):
-    assert [derived_epochs(count) for count in (1, 572, 2486, 10**6)] == [200, 33, 12, 4]
+    assert [derived_epochs(count) for count in (1, 572, 2486, 10**6)] == [200, 33, 16, 4]
     assert derived_crop(shapes) == (64, 64)
     assert evaluated_epochs(5, 8, True) == {1, 2, 3, 4, 5}
     assert evaluated_epochs(5, 8, False) == set()

@@ -82,7 +82,7 @@ class TrainConfig(_Section):
     """A whole training run.
 
     Attributes:
-        epochs: Passes over the training images; ``auto``: 2800 / images^0.7, so that small sets are seen more often.
+        epochs: Passes over the training images; ``auto``: 800 / √images, so that small sets are seen more often.
         evaluations: How many times the validation split is scored (never more than once an epoch).
         seed: Of weights, order and augmentation.
     """

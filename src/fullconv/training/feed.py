@@ -59,14 +59,14 @@ def build_feed(source: DataSource, config: TrainConfig) -> Feed:
 
 
 def derived_epochs(images: int) -> int:
-    """Return how often a set of this many images is seen by default: 2800 / images^0.7, at least 4, at most 200.
+    """Return how often a set of this many images is seen by default: 800 / √images, at least 4, at most 200.
 
     Larger sets get more steps, but fewer passes.
 
     >>> derived_epochs(572), derived_epochs(2486)
-    (33, 12)
+    (33, 16)
     """
-    return min(200, max(4, round(2800 / images**0.7)))
+    return min(200, max(4, round(800 / math.sqrt(images))))
 
 
 def derived_crop(source: DataSource) -> tuple[int, int]:
