@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .data import open_dataset
     from .data.labels import LabelSet
+    from .doctor import Diagnosis, check
     from .errors import DataError, FullconvError, GeometryError, ModelError, UsageError
     from .evaluation import evaluate
     from .inference import Prediction, Predictor, load
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "data": ("open_dataset",),
     "data.labels": ("LabelSet",),
+    "doctor": ("Diagnosis", "check"),
     "errors": ("DataError", "FullconvError", "GeometryError", "ModelError", "UsageError"),
     "evaluation": ("evaluate",),
     "inference": ("Prediction", "Predictor", "load"),
@@ -42,6 +44,7 @@ __all__ = [
     "FCN",
     "BilinearUpsample",
     "DataError",
+    "Diagnosis",
     "FullconvError",
     "GeometryError",
     "LabelSet",
@@ -51,6 +54,7 @@ __all__ = [
     "Scores",
     "UsageError",
     "bilinear_kernel",
+    "check",
     "confusion_matrix",
     "conv_to_linear",
     "convolutionize",

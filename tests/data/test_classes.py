@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fullconv.data.classes import ClassEntry, ClassTable, infer_entries, read_classes
+from fullconv.data.masks import MaskFile, RawMask
 from fullconv.errors import DataError
 from reference.colour_masks import by_table
 
@@ -24,6 +25,10 @@ def saved(folder: Path, mask: np.ndarray, name: str = "m.png") -> Path:
     return folder / name
 
 
+def read(path: Path) -> tuple[RawMask, Path]:
+    return MaskFile(path).read(), path
+
+
 def test_classes_are_numbered_by_ascending_id() -> None:
     table = ClassTable.of(ENTRIES, WHERE)
     assert table.labels.names == ("tree", "sky", "sea")
@@ -39,11 +44,11 @@ def test_ids_and_colours_equal_the_slow_reference(tmp_path_factory: pytest.TempP
     folder = tmp_path_factory.mktemp("masks")
     ids = rng.choice(np.array([0, 2, 7, 40, 41, 42, 255, 900]), (5, 9)).astype(np.uint16)
     truth = {0: 255, 2: 0, 7: 1, 40: 2, 41: 1, 42: 255, 255: 255, 900: 2}
-    assert np.array_equal(table.target(saved(folder, ids)).numpy(), by_table(ids, truth))
+    assert np.array_equal(table.target(*read(saved(folder, ids))).numpy(), by_table(ids, truth))
     palette = np.array([(1, 2, 3), (3, 2, 1), (9, 9, 9), (0, 0, 0), (224, 224, 192)], np.uint8)
     colours = palette[rng.integers(0, 5, (5, 9))]
     named = {(1, 2, 3): 1, (3, 2, 1): 0, (9, 9, 9): 255, (0, 0, 0): 2, (224, 224, 192): 255}
-    assert np.array_equal(table.target(saved(folder, colours)).numpy(), by_table(colours, named))
+    assert np.array_equal(table.target(*read(saved(folder, colours))).numpy(), by_table(colours, named))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +97,7 @@ def test_an_id_that_is_no_class(tmp_path: Path, ids: list[int]) -> None:
         rf"set label_map: {{{first}: void}} or ignore_index: {first}"
     )
     with pytest.raises(DataError, match=message):
-        ClassTable.of(ENTRIES, WHERE).target(path)
+        ClassTable.of(ENTRIES, WHERE).target(*read(path))
 
 
 def test_a_colour_that_is_no_class(tmp_path: Path) -> None:
@@ -104,7 +109,7 @@ def test_a_colour_that_is_no_class(tmp_path: Path) -> None:
         r"or a class named void"
     )
     with pytest.raises(DataError, match=message):
-        ClassTable.of(ENTRIES, WHERE).target(saved(tmp_path, mask))
+        ClassTable.of(ENTRIES, WHERE).target(*read(saved(tmp_path, mask)))
 
 
 @pytest.mark.parametrize(
@@ -115,14 +120,14 @@ def test_a_colour_mask_where_classes_have_no_colours(tmp_path: Path, where: str,
     with pytest.raises(
         DataError, match=f"m.png: is an RGB mask, and the classes have no colours; write {where} .*{form}"
     ):
-        table.target(saved(tmp_path, np.zeros((2, 2, 3), np.uint8)))
+        table.target(*read(saved(tmp_path, np.zeros((2, 2, 3), np.uint8))))
 
 
 def test_classes_are_inferred_with_their_palette(tmp_path: Path) -> None:
     image = Image.fromarray(np.array([[0, 3, 255]], np.uint8))
     image.putpalette([9, 8, 7, 6, 5, 4] + [1, 1, 1] * 254)
     image.save(tmp_path / "b.png")
-    entries = infer_entries([saved(tmp_path, np.array([[1]], np.uint8)), tmp_path / "b.png"], WHERE, frozenset({255}))
+    entries = infer_entries([MaskFile(saved(tmp_path, np.array([[1]], np.uint8))), MaskFile(tmp_path / "b.png")], WHERE, frozenset({255}))
     assert [entry.name for entry in entries] == ["class 0", "class 1", "class 2", "class 3"]
     assert [entry.colour for entry in entries] == [(9, 8, 7), (6, 5, 4), (1, 1, 1), (1, 1, 1)]
 
@@ -131,13 +136,14 @@ def test_classes_are_inferred_with_their_palette(tmp_path: Path) -> None:
 def test_masks_that_tell_no_classes(tmp_path: Path, ids: list[int]) -> None:
     some = ", ".join(map(str, ids))
     with pytest.raises(DataError, match=f"the masks hold only the ids {some}, .*; list the ids in a dataset.yaml"):
-        infer_entries([saved(tmp_path, np.array([ids], np.uint8))], WHERE, frozenset({255}))
+        infer_entries([MaskFile(saved(tmp_path, np.array([ids], np.uint8)))], WHERE, frozenset({255}))
 
 
-def test_colour_masks_tell_no_classes(tmp_path: Path) -> None:
-    message = "m.png: is an RGB mask, and there is no class table; write set/classes.txt .*sky 128 192 255"
+def test_too_many_colours_tell_no_classes(tmp_path: Path) -> None:
+    shades = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
+    message = "m.png: with it the masks hold more than 256 colours.*; write set/classes.txt .*sky 128 192 255"
     with pytest.raises(DataError, match=message):
-        infer_entries([saved(tmp_path, np.zeros((2, 2, 3), np.uint8))], WHERE, frozenset())
+        infer_entries([MaskFile(saved(tmp_path, shades))], WHERE, frozenset())
 
 
 def test_classes_txt(tmp_path: Path) -> None:

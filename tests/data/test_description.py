@@ -33,7 +33,7 @@ def test_every_way_to_write_classes(tmp_path: Path, text: str, entries: list[Cla
     ("text", "message"),
     [
         ("clases: [a]", "unknown key 'clases'; did you mean 'classes'"),
-        ("zzzz: 1", "unknown key 'zzzz'; the keys are path, images"),
+        ("zzzz: 1", "unknown key 'zzzz'; the keys are path, format, images"),
         ("classes: [{name: a, colour: [1, 2, 3]}]", "unknown key 'classes.0.colour'; did you mean 'color'"),
         ("classes: [yes, no]", "not True; put names that YAML takes for numbers or truth values in quotes"),
         ("splits: {train: [0000047]}", "splits.train.0: .*, not 39; put names"),
@@ -48,7 +48,7 @@ def test_every_way_to_write_classes(tmp_path: Path, text: str, entries: list[Cla
             "ignore_index 1 is also the id of class 'b'; remove .* ignore_index: null",
         ),
         ("classes: [a\nb: 1", "not valid YAML: .*line 2.*; correct that line"),
-        ("- a", "holds no keys; write some of path, images"),
+        ("- a", "holds no keys; write some of path, format, images"),
     ],
 )
 def test_what_is_wrong_and_what_to_write(tmp_path: Path, text: str, message: str) -> None:

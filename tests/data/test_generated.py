@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fullconv.doctor import refuse_bad
 from fullconv.data.generated import SHAPES, draw_shapes, write_shapes
 from fullconv.errors import UsageError
 
@@ -12,7 +13,7 @@ def test_what_is_written_is_a_data_set(tmp_path: Path) -> None:
     assert source.labels == SHAPES
     assert {split: len(records) for split, records in source.splits.items()} == {"train": 24, "val": 3, "test": 3}
     assert not set(source.splits["train"]) & set(source.splits["val"]) & set(source.splits["test"])
-    source.check()
+    refuse_bad(source, source.splits)
     image, mask = draw_shapes(3, 0)
     sample = source.dataset("train")[0]
     assert np.array_equal(sample.image.permute(1, 2, 0).numpy(), image)

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fullconv.data.folder import DataSource, open_dataset
+from fullconv.data.formats import open_dataset
+from fullconv.data.source import DataSource
+from fullconv.doctor import refuse_bad
 
 SHARED = Path(os.environ.get("FULLCONV_SHARED", Path(__file__).parents[3] / "shared")) / "data"
 
@@ -22,7 +24,7 @@ def opened(folder: Path, name: str, **keys: object) -> DataSource:
 
 def check_some(source: DataSource, split: str, count: int = 40) -> None:
     source.splits["some"] = source.records(split)[:count]
-    source.check(["some"])
+    refuse_bad(source, ["some"])
     sample = source.dataset("some")[0]
     assert sample.image.shape[1:] == sample.target.shape
     assert int(sample.target[sample.target != sample.ignore_index].max()) < source.labels.num_classes

@@ -15,10 +15,11 @@ MAY_IMPORT = {
     "nn": {"errors", "geometry"},
     "trunks": {"errors", "geometry", "nn"},
     "data": {"errors"},
+    "doctor": {"errors", "data"},
     "models": {"errors", "geometry", "nn", "trunks", LABELS},
     "inference": {"errors", "geometry", "models", LABELS, FILES},
     "evaluation": {"errors", "inference", "metrics", "models", "data"},
-    "training": {"errors", "models", "trunks", "data", "losses", "metrics", "evaluation", "inference"},
+    "training": {"errors", "models", "trunks", "data", "doctor", "losses", "metrics", "evaluation", "inference"},
 }
 STANDARD_ONLY = ("errors", "geometry")
 

@@ -8,13 +8,14 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ..errors import FullconvError
+from .check import check
 from .demo import demo
 from .evaluate import evaluate
 from .inspect import inspect
 from .predict import predict
 from .train import train
 
-COMMANDS = (demo, train, evaluate, predict, inspect)
+COMMANDS = (demo, check, train, evaluate, predict, inspect)
 
 app = typer.Typer(
     name="fullconv",

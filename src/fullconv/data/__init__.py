@@ -3,11 +3,13 @@
 from .classes import ClassTable
 from .description import Description
 from .files import read_image, read_mask, to_rgb, write_atomically
-from .folder import DataSource, FolderDataset, Record, open_dataset
+from .formats import FORMATS, open_dataset
 from .generated import write_shapes
 from .labels import LabelSet, voc_palette
+from .problems import Problem
 from .sample import Batch, Sample, collate
 from .sampling import Augmented, CachedDataset, EpochSampler
+from .source import DataSource, Record, SampleDataset
 from .transforms import TrainingTransform
 
 __all__ = [
@@ -17,11 +19,13 @@ __all__ = [
     "ClassTable",
     "DataSource",
     "Description",
+    "Problem",
+    "FORMATS",
     "EpochSampler",
-    "FolderDataset",
     "LabelSet",
     "Record",
     "Sample",
+    "SampleDataset",
     "TrainingTransform",
     "collate",
     "open_dataset",

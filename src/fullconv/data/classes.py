@@ -11,7 +11,8 @@ from jaxtyping import Int64, Integer, UInt8
 from torch import Tensor
 
 from ..errors import DataError, UsageError
-from .files import mask_palette, read_mask, read_text
+from .files import mask_palette, read_text
+from .masks import Mask, MaskFile
 from .labels import VOID_COLOUR, Colour, LabelSet, voc_palette
 
 VOID = "void"
@@ -19,6 +20,7 @@ VOID = "void"
 
 _UNKNOWN = np.iinfo(np.int64).min
 _IDS = 65536
+_MOST_COLOURS = 256
 
 
 @dataclass(frozen=True)
@@ -79,19 +81,25 @@ class ClassTable:
             colours = {VOID_COLOUR: labels.ignore_index} | colours
         return cls(labels, ids, colours, where)
 
-    def target(self, path: Path) -> Int64[Tensor, "h w"]:
-        """Read a mask as class ids; what is void becomes ``labels.ignore_index``.
+    def target(
+        self, mask: Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"], path: Path
+    ) -> Int64[Tensor, "h w"]:
+        """Return a mask as class ids; what is void becomes ``labels.ignore_index``.
+
+        Args:
+            mask: Ids or colours, as they stand in the file.
+            path: The file, for messages.
 
         Raises:
-            DataError: The mask cannot be read, or a pixel's id or colour is not in the table; the message
-                names the file, the ids or colours, and the remedy.
+            DataError: A pixel's id or colour is not in the table; the message names the file, the ids or colours,
+                and the remedy.
         """
-        mask = read_mask(path)
         target = self._by_colour(mask, path) if mask.ndim == 3 else self._by_id(mask, path)
         return torch.from_numpy(target)
 
     @cached_property
-    def _lookup(self) -> Int64[np.ndarray, "ids"]:
+    def lookup(self) -> Int64[np.ndarray, "ids"]:
+        """Class id, or ``labels.ignore_index``, of every id 0–65535 in a mask; negative where it is none."""
         lookup = np.full(_IDS, _UNKNOWN, np.int64)
         for raw, number in self.ids.items():
             if 0 <= raw < _IDS:
@@ -100,7 +108,7 @@ class ClassTable:
 
     def _by_id(self, mask: Integer[np.ndarray, "h w"], path: Path) -> Int64[np.ndarray, "h w"]:
         outside = bool(mask.size) and (mask.min() < 0 or mask.max() >= _IDS)
-        target = np.full(mask.shape, _UNKNOWN, np.int64) if outside else self._lookup[mask]
+        target = np.full(mask.shape, _UNKNOWN, np.int64) if outside else self.lookup[mask]
         if (target == _UNKNOWN).any():
             raise DataError(f"{path}: {self._complaint(mask)}")
         return target
@@ -119,15 +127,20 @@ class ClassTable:
                 f"{path}: is an RGB mask, and the classes have no colours; "
                 f"write {self.where} with the colour of each class {_example(self.where)}"
             )
+        target = self.from_colours(mask)
+        wrong = target == _UNKNOWN
+        if wrong.any():
+            raise DataError(f"{path}: {_colour_complaint(mask[wrong], self.where)}")
+        return target
+
+    def from_colours(self, mask: UInt8[np.ndarray, "h w 3"]) -> Int64[np.ndarray, "h w"]:
+        """Return the class ids, or ``labels.ignore_index``, of colours; negative where a colour is none."""
         keys, numbers = _packed(np.array(list(self.colours))), np.array(list(self.colours.values()))
         order = keys.argsort()
         keys, numbers = keys[order], numbers[order]
         pixels = _packed(mask)
         nearest = np.searchsorted(keys, pixels).clip(max=len(keys) - 1)
-        wrong = keys[nearest] != pixels
-        if wrong.any():
-            raise DataError(f"{path}: {_colour_complaint(mask[wrong], self.where)}")
-        return np.asarray(numbers[nearest])
+        return np.where(keys[nearest] == pixels, numbers[nearest], _UNKNOWN)
 
 
 def _example(where: Path) -> str:
@@ -183,8 +196,11 @@ def _target_of(raw: int, to: int | str, entries: Sequence[ClassEntry], numbers: 
     return numbers[name]
 
 
-def infer_entries(masks: Sequence[Path], where: Path, void: frozenset[int]) -> list[ClassEntry]:
-    """Return classes for the ids 0 … largest found in ``masks``, coloured by the first palette found.
+def infer_entries(masks: Sequence[Mask], where: Path, void: frozenset[int]) -> list[ClassEntry]:
+    """Return classes learned from the masks: ids 0 … largest, or every colour that occurs.
+
+    Ids are coloured by the first palette found. Colours are numbered in the order of their packed values; VOC's
+    void colour is no class.
 
     Args:
         masks: Every mask; all are read.
@@ -192,27 +208,36 @@ def infer_entries(masks: Sequence[Path], where: Path, void: frozenset[int]) -> l
         void: Ids that are no classes.
 
     Raises:
-        DataError: A mask cannot be read or is RGB, or the masks hold fewer than two classes.
+        DataError: A mask cannot be read, or the masks hold fewer than two classes, or too many colours to be classes.
     """
-    found: set[int] = set()
-    palette: tuple[Colour, ...] | None = None
-    for path in masks:
-        mask = read_mask(path)
-        if mask.ndim == 3:
+    ids: set[int] = set()
+    packed: set[int] = set()
+    for mask in masks:
+        pixels = mask.read()
+        if pixels.ndim == 2:
+            ids.update(int(number) for number in np.unique(pixels))
+        else:
+            packed.update(int(number) for number in np.unique(_packed(pixels)))
+        if len(packed) > _MOST_COLOURS:
             raise DataError(
-                f"{path}: is an RGB mask, and there is no class table; "
-                f"write {where} with the colour of each class {_example(where)}"
+                f"{mask.path}: with it the masks hold more than {_MOST_COLOURS} colours, too many to be classes; "
+                f"write {where} with the colour of each class {_example(where)}, and save masks without smoothing"
             )
-        found.update(int(number) for number in np.unique(mask))
-        palette = palette or mask_palette(path)
-    classes = found - void
+    if packed:
+        return [ClassEntry(index, f"#{number:06x}", _unpacked(number)) for index, number in enumerate(sorted(packed))]
+    classes = ids - void
     if min(classes, default=0) < 0 or max(classes, default=0) < 1 or max(classes) >= _IDS:
         raise DataError(
-            f"{masks[0].parent}: the masks hold only the ids {_listed(found)}, which tell no classes; "
+            f"{masks[0].path.parent}: the masks hold only the ids {_listed(ids)}, which tell no classes; "
             f"list the ids in a dataset.yaml, such as classes: {{0: background, 255: object}}"
         )
-    colours = dict(enumerate(palette or ()))
+    palettes = (mask_palette(mask.path) for mask in masks if isinstance(mask, MaskFile))
+    colours = dict(enumerate(next((palette for palette in palettes if palette), ())))
     return [ClassEntry(number, f"class {number}", colours.get(number)) for number in range(max(classes) + 1)]
+
+
+def _unpacked(number: int) -> Colour:
+    return number >> 16, number >> 8 & 255, number & 255
 
 
 def _listed(ids: Iterable[int]) -> str:

@@ -1,7 +1,9 @@
 """``dataset.yaml``: where a data set's files are and what the ids in its masks mean."""
 
 import difflib
+import os
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, S
 
 from ..errors import DataError
 from .classes import VOID, ClassEntry
-from .files import read_text
+from .files import read_text, write_atomically
 
 _UNION_TAG = re.compile(r"list\[.*\]|str|int|\[key\]")
 _CLASS_FORMS = "a list of names, id: name, or name: [red, green, blue]"
@@ -44,8 +46,9 @@ class Description(BaseModel):
 
     Attributes:
         path: The data set's folder, relative to the YAML file; all other paths are relative to this folder.
-        images: Folder of the images.
-        masks: Folder of the masks: for every image one of the same stem.
+        format: How the folder is laid out; by default recognised by looking.
+        images: Folder of the images; by default one of the usual names.
+        masks: Folder of the masks: for every image one of the same stem; by default one of the usual names.
         splits: Split → a text file of stems, or the stems. By default ``train.txt``, ``val.txt``,
             ``test.txt`` where they exist, else 80/10/10 % by a hash of the stem.
         classes: A list of names; a list of ``{name, color, id}``; a mapping id in the mask → name; or a
@@ -58,8 +61,9 @@ class Description(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: StrictStr = "."
-    images: StrictStr = "images"
-    masks: StrictStr = "masks"
+    format: StrictStr | None = None
+    images: StrictStr | None = None
+    masks: StrictStr | None = None
     splits: dict[StrictStr, StrictStr | list[StrictStr]] | None = None
     classes: Annotated[list[_Entry], BeforeValidator(_as_rows)] | None = None
     ignore_index: StrictInt | None = 255
@@ -73,6 +77,27 @@ class Description(BaseModel):
             ClassEntry(position if row.id is None else row.id, row.name, row.color)
             for position, row in enumerate(self.classes)
         ]
+
+    def completed(
+        self, format: str, entries: Sequence[ClassEntry], ignore_index: int | None, label_map: Mapping[int, int | str]
+    ) -> "Description":
+        """Return the same description with what was found in the data set said outright."""
+        rows = [_Entry(name=entry.name, color=entry.colour, id=entry.id) for entry in entries]
+        found = {"format": format, "classes": rows, "ignore_index": ignore_index, "label_map": dict(label_map)}
+        return self.model_copy(update=found)
+
+    def write(self, path: str | Path, root: Path) -> None:
+        """Write a ``dataset.yaml`` for the data in ``root``, whole or not at all; it may lie anywhere.
+
+        Raises:
+            UsageError: It cannot be written.
+        """
+        path = Path(path)
+        tree = {"path": os.path.relpath(root, path.parent), **self.model_dump(mode="json", exclude={"path"})}
+        tree = {key: value for key, value in tree.items() if value not in (None, {}) or key == "ignore_index"}
+        tree["classes"] = [{key: value for key, value in row.items() if value is not None} for row in tree["classes"]]
+        text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+        write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"), "--write")
 
 
 def read_description(path: Path) -> Description:

@@ -15,10 +15,14 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import DataError, UsageError
+from .arrays import ARRAY_READERS
 from .labels import Colour
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-"""Extensions, in lower case, of the files that count as images or masks."""
+"""Extensions, in lower case, of the files that count as images."""
+
+MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".mat", ".npy")
+"""Extensions, in lower case, of the files that count as masks."""
 
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -42,7 +46,7 @@ def read_image(path: str | Path) -> UInt8[Tensor, "3 h w"]:
         DataError: The file is missing, empty, broken, too large, or its pixels are floats; the message names
             it.
     """
-    with _opened(Path(path)) as image:
+    with opened(Path(path)) as image:
         return to_rgb(image)
 
 
@@ -50,12 +54,16 @@ def read_mask(path: str | Path) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray
     """Read a mask as it stands in the file: raw ids, or red, green, blue where it is a colour image.
 
     Palette images give their indices, 1-bit images 0 and 1, 8- and 16-bit images their values; transparency
-    is dropped.
+    is dropped. An ``.npy`` array holds ids h×w, colours h×w×3, or one class a layer (one-hot, h×w×k or k×h×w);
+    a ``.mat`` file is one of SBD's.
 
     Raises:
         DataError: The file is missing, empty, broken, too large, a JPEG, or its pixels are floats.
     """
-    with _opened(Path(path)) as image:
+    path = Path(path)
+    if path.suffix.lower() in ARRAY_READERS:
+        return ARRAY_READERS[path.suffix.lower()](path)
+    with opened(path) as image:
         if image.format in ("JPEG", "MPO"):
             raise DataError("is a JPEG, whose compression changes class ids; save masks as PNG")
         return _raw_mask(_upright(image))
@@ -73,13 +81,23 @@ def _raw_mask(mask: Image.Image) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarra
     return np.array(mask.convert("RGB"))
 
 
+def is_turned(path: Path) -> bool:
+    """Return whether an image's EXIF orientation turns it on its side, so that height and width change places.
+
+    Raises:
+        DataError: As ``image_size``.
+    """
+    with opened(path) as image:
+        return image.format != "TIFF" and _orientation(Image.Image.getexif, image) >= 5
+
+
 def image_size(path: str | Path) -> tuple[int, int]:
     """Return (height, width) in pixels as ``read_image`` would give them, from the file's header alone.
 
     Raises:
         DataError: The file is missing, empty, too large, or not an image.
     """
-    with _opened(Path(path)) as image:
+    with opened(Path(path)) as image:
         width, height = image.size
         # Pillow's TIFF sizes are upright already; the base class's method does not decode a PNG to find EXIF.
         turned = image.format != "TIFF" and _orientation(Image.Image.getexif, image) >= 5
@@ -92,7 +110,9 @@ def mask_palette(path: str | Path) -> tuple[Colour, ...] | None:
     Raises:
         DataError: As ``read_mask``.
     """
-    with _opened(Path(path)) as image:
+    if Path(path).suffix.lower() in ARRAY_READERS:
+        return None
+    with opened(Path(path)) as image:
         flat = image.getpalette("RGB") if image.mode == "P" else None
         return None if flat is None else tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
 
@@ -109,7 +129,7 @@ def to_rgb(image: Image.Image | npt.NDArray[Any] | Tensor) -> UInt8[Tensor, "3 h
     """
     if isinstance(image, Tensor):
         image = _channels_last(image)
-    pixels = _array_rgb(image) if isinstance(image, np.ndarray) else _pil_rgb(image)
+    pixels = _array_rgb(image) if isinstance(image, np.ndarray) else rgb_pixels(image)
     if 0 in pixels.shape:
         raise DataError(f"image has no pixels (height {pixels.shape[0]}, width {pixels.shape[1]}); give at least 1×1")
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
@@ -132,7 +152,12 @@ def _array_rgb(array: npt.NDArray[Any]) -> UInt8[np.ndarray, "h w 3"]:
     return np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array[:, :, :3].copy()
 
 
-def _pil_rgb(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+def rgb_pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
+    """Return a PIL image's red, green, blue, turned the way its EXIF orientation says.
+
+    Raises:
+        DataError: Its pixels are floats.
+    """
     image = _upright(image)
     if image.mode == "F":
         raise DataError("has floating-point pixels, whose range is unknown; save it as 8- or 16-bit PNG")
@@ -160,7 +185,12 @@ def _orientation(getexif: Callable[[Any], Image.Exif], image: Image.Image) -> in
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image file for a block, and name the file in whatever goes wrong in the block.
+
+    Raises:
+        DataError: The file is missing, empty, broken or too large; the message names it.
+    """
     if not path.is_file():
         raise DataError(f"{path}: no such file; check the path, or remove it from the data set's list")
     try:

@@ -10,8 +10,9 @@ from PIL import Image
 
 from ..errors import UsageError
 from .files import write_atomically
-from .folder import DataSource, open_dataset
+from .formats import open_dataset
 from .labels import LabelSet
+from .source import DataSource
 
 SHAPES = LabelSet.of(["background", "disc", "square", "triangle", "ring", "cross"])
 """The classes of the demo data set."""

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 
 from ..data import Batch, DataSource, open_dataset
+from ..doctor import refuse_bad
 from ..evaluation import confusion
 from ..inference import Predictor
 from ..losses import pixel_cross_entropy
@@ -75,7 +76,7 @@ def train(
     """
     config = load_config(recipe, {**(settings or {}), **named_settings(named)})
     source = data if isinstance(data, DataSource) else open_dataset(data)
-    source.check(["train", *(["val"] if "val" in source.splits else [])])
+    refuse_bad(source, ["train", *(["val"] if "val" in source.splits else [])])
     torch.manual_seed(config.seed)
     log = RunLog(out)
     return fit(build_model(config, source), source, config, log, quiet=quiet)

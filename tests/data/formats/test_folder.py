@@ -8,10 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fullconv.data.folder import DataSource, Record, hash_split, open_dataset
+from fullconv.data.formats import open_dataset
+from fullconv.data.masks import MaskFile
+from fullconv.data.source import DataSource, Record, made_splits
+from fullconv.doctor import refuse_bad
 from fullconv.errors import DataError
 
 Write = type(open_dataset)
+
+
+def refuse(source: DataSource) -> None:
+    refuse_bad(source, source.splits)
 
 
 def stems(source: DataSource) -> dict[str, list[str]]:
@@ -66,15 +73,15 @@ def test_without_lists_a_hash_splits(imitation: Write) -> None:
 @given(st.sets(st.text("abcdef", min_size=1, max_size=6), min_size=1, max_size=30))
 @settings(deadline=None, max_examples=60)
 def test_every_hash_split_is_a_partition_with_train_and_val(names: set[str]) -> None:
-    records = [Record(name, Path(name), Path(name)) for name in sorted(names)]
-    split = hash_split(records)
+    records = [Record(name, Path(name), MaskFile(Path(name))) for name in sorted(names)]
+    split = made_splits(records)
     assert sorted((r for part in split.values() for r in part), key=lambda r: r.stem) == records
-    assert split == hash_split(records[::-1])
+    assert split == made_splits(records[::-1])
     assert "train" in split and ("val" in split or len(names) == 1)
 
 
 def test_hash_split_has_the_published_proportions() -> None:
-    split = hash_split([Record(str(index), Path(), Path()) for index in range(3000)])
+    split = made_splits([Record(str(index), Path(), MaskFile(Path())) for index in range(3000)])
     assert [round(len(split[name]) / 3000, 1) for name in ("train", "val", "test")] == [0.8, 0.1, 0.1]
 
 
@@ -92,7 +99,7 @@ def test_a_description_says_where_everything_is(imitation: Write, tmp_path: Path
     assert stems(source) == {"train": ["c"], "extra": ["a", "b"]}
     assert source.labels.names == ("one", "five")
     assert torch.equal(source.dataset("train")[0].target[0], torch.tensor([255, 0, 1, 1, 255, 0]))
-    source.check()
+    refuse(source)
 
 
 def test_a_folder_with_a_description_is_what_it_describes(imitation: Write) -> None:
@@ -104,7 +111,7 @@ def test_inference_skips_what_the_description_maps(imitation: Write) -> None:
     root = imitation(ids=(0, 1, 77, 80), dataset_yaml="ignore_index: 77\nlabel_map: {80: class 1}")
     source = open_dataset(root)
     assert source.labels.names == ("class 0", "class 1") and source.labels.ignore_index == 77
-    source.check()
+    refuse(source)
 
 
 def test_other_files_do_not_count(imitation: Write) -> None:
@@ -119,7 +126,7 @@ def test_lists_make_unlisted_files_irrelevant(imitation: Write) -> None:
     root = imitation("abc", train_txt="a\nb")
     (root / "masks" / "c.png").unlink()
     (root / "images" / "c.jpg").write_bytes(b"")
-    open_dataset(root).check()
+    refuse(open_dataset(root))
 
 
 def test_nothing_there(tmp_path: Path) -> None:
@@ -155,9 +162,7 @@ def test_unpaired_files(imitation: Write, folder: str, kind: str) -> None:
     for stem in "bcde":
         (root / folder / f"{stem}.png").unlink()
     other = {"masks": "images", "images": "masks"}[folder]
-    message = (
-        rf"{other}: 4 of 6 files have no {kind} of the same stem, such as b.png, c.png, d.png; add the {kind}s, remove"
-    )
+    message = rf"{other}/b.png: has no {kind} of the same stem in .*{folder}; add the {kind}, remove .*3 more problems"
     with pytest.raises(DataError, match=message):
         open_dataset(root)
 
@@ -186,7 +191,7 @@ def test_lists_that_make_no_sense(imitation: Write) -> None:
 def test_two_files_of_one_stem(imitation: Write) -> None:
     root = imitation("ab", train_txt="a")
     (root / "images" / "a.jpg").write_bytes(b"x")
-    with pytest.raises(DataError, match=r"images: 2 files have the stem 'a' \(a.jpg, a.png\); keep one of them"):
+    with pytest.raises(DataError, match=r"a.jpg: 2 files have the stem 'a' \(a.jpg, a.png\); keep one of them"):
         open_dataset(root)
 
 
@@ -195,7 +200,7 @@ def test_an_unknown_split(imitation: Write) -> None:
     with pytest.raises(DataError, match=r"set: has no split 'val'; choose one of train, or add val.txt"):
         source.dataset("val")
     with pytest.raises(DataError, match="no split 'val'"):
-        source.check(["val"])
+        refuse_bad(source, ["val"])
 
 
 def test_sizes_that_differ(imitation: Write) -> None:
@@ -205,12 +210,18 @@ def test_sizes_that_differ(imitation: Write) -> None:
     message = (
         r"b.png: mask is 4×5 \(height × width\), its image .*b.png is 4×6; export the mask again at the image's size"
     )
-    for look in (source.check, lambda: source.dataset("train")[1]):
+    for look in (lambda: refuse(source), lambda: source.dataset("train")[1]):
         with pytest.raises(DataError, match=message):
             look()
-    replace_mask(root, "b", np.zeros((6, 4), np.uint8))
-    with pytest.raises(DataError, match=r"turned by its EXIF orientation\?"):
-        source.check()
+
+
+def test_a_mask_that_was_drawn_before_its_image_was_turned(imitation: Write) -> None:
+    root = imitation("ab", train_txt="a\nb")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(root / "images" / "b.png", exif=exif)
+    with pytest.raises(DataError, match=r"b.png: mask is 4×6 .* is 6×4 once turned by its EXIF orientation; turn the"):
+        refuse(open_dataset(root))
 
 
 def test_a_mask_turned_like_its_image_fits(imitation: Write) -> None:
@@ -219,24 +230,25 @@ def test_a_mask_turned_like_its_image_fits(imitation: Write) -> None:
     exif[0x0112] = 6
     Image.fromarray(np.zeros((6, 4, 3), np.uint8)).save(root / "images" / "b.png", exif=exif)
     source = open_dataset(root)
-    source.check()
+    refuse(source)
     assert source.dataset("train")[1].image.shape == (3, 4, 6)
 
 
 def test_the_check_reports_the_first_problem_and_counts_the_rest(imitation: Write) -> None:
     root = imitation("abcd", train_txt="a\nb\nc", val_txt="d", classes_txt="x\ny\nz")
     source = open_dataset(root)
-    source.check()
+    refuse(source)
     for stem in "bd":
         replace_mask(root, stem, np.full((4, 6), 9, np.uint8))
     (root / "images" / "c.png").write_bytes(b"")
-    message = r"b.png: label 9 is not one of the 3 classes; add it to .*classes.txt, .*; 2 more samples have problems$"
+    message = r"b.png: holds id 9, which is none of the 3 classes; add it to .*classes.txt, .* \(2 more problems: .*\)$"
     with pytest.raises(DataError, match=message):
-        source.check()
-    with pytest.raises(DataError, match=r"d.png: label 9 [^;]*; [^;]*$"):
-        source.check(["val"])
+        refuse(source)
+    with pytest.raises(DataError, match=r"d.png: holds id 9, [^;]*; [^;]*$"):
+        refuse_bad(source, ["val"])
 
 
 def test_a_target_can_be_read_alone(imitation: Write) -> None:
     root = imitation()
-    assert open_dataset(root).read_target(str(root / "masks" / "a.png")).dtype == torch.int64
+    source = open_dataset(root)
+    assert source.read_target(source.splits["train"][0]).dtype == torch.int64

@@ -1,0 +1,70 @@
+"""Masks that are stored as arrays: NumPy's ``.npy`` and SBD's ``.mat``."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Integer, UInt8
+
+from ..errors import DataError
+
+_MOST_PIXELS = 1 << 28
+
+
+def read_npy(path: Path) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
+    """Read ids h×w, colours h×w×3, or one class a layer (one-hot, h×w×k or k×h×w).
+
+    Raises:
+        DataError: The file is not such an array; arrays of Python objects are refused unread.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:
+        raise DataError(f"{path}: is not a readable .npy array ({error}); save it with numpy.save") from None
+    if not isinstance(array, np.ndarray) or array.size > _MOST_PIXELS:
+        raise DataError(f"{path}: holds no array, or one too large to be a mask; save a single h×w array")
+    return _as_ids(np.array(array), path)
+
+
+def _as_ids(array: npt.NDArray[Any], path: Path) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
+    if array.dtype.kind not in "biu" or array.ndim not in (2, 3) or 0 in array.shape:
+        raise DataError(
+            f"{path}: is a {'×'.join(map(str, array.shape))} array of {array.dtype}; save class ids as whole numbers, "
+            f"height × width"
+        )
+    if array.ndim == 2:
+        return array.astype(np.int32)
+    for axis in (2, 0):
+        if bool((array.astype(bool).sum(axis=axis) == 1).all()):
+            return array.argmax(axis=axis).astype(np.int32)
+    if array.shape[2] == 3 and array.dtype == np.uint8:
+        return array
+    raise DataError(f"{path}: has 3 axes but not exactly one class a pixel; save class ids, height × width")
+
+
+def read_sbd(path: Path) -> Integer[np.ndarray, "h w"]:
+    """Read ``GTcls.Segmentation`` of an SBD file.
+
+    Raises:
+        DataError: It is not such a file, or scipy, which reads it, is not installed.
+    """
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise DataError(f"{path}: .mat masks need scipy; pip install 'fullconv[mat]'") from error
+    try:
+        segmentation = loadmat(path, squeeze_me=True, struct_as_record=False)["GTcls"].Segmentation
+    except Exception as error:
+        raise DataError(
+            f"{path}: holds no GTcls.Segmentation ({type(error).__name__}: {error}); use SBD's cls/*.mat files"
+        ) from None
+    ids = np.asarray(segmentation)
+    if ids.ndim != 2 or ids.dtype.kind not in "iu":
+        raise DataError(f"{path}: GTcls.Segmentation is no array of class ids; use SBD's cls/*.mat files")
+    return ids.astype(np.int32)
+
+
+ARRAY_READERS: dict[str, Callable[[Path], Any]] = {".npy": read_npy, ".mat": read_sbd}
+"""How to read a mask by its extension, where it is not an image."""

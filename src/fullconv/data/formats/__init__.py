@@ -1,0 +1,128 @@
+"""Data sets as they are found: every layout is read where it lies, nothing is converted."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from ...errors import DataError, UsageError
+from ..classes import ClassEntry, ClassTable, infer_entries
+from ..description import Description, read_description
+from ..problems import refuse
+from ..source import Contents, DataSource, Record, made_splits
+from . import ade20k, camvid, cityscapes, coco, cvat, folder, labelme, labelstudio, pet, roboflow, sbd, table, voc, yolo
+
+
+class Format(NamedTuple):
+    """One layout: how it is recognised, and how it is read."""
+
+    recognise: Callable[[Path], bool]
+    read: Callable[[Path, Description], Contents]
+
+
+FORMATS = {
+    "cityscapes": Format(cityscapes.recognise, cityscapes.read),
+    "cvat": Format(cvat.recognise, cvat.read),
+    "voc": Format(voc.recognise, voc.read),
+    "sbd": Format(sbd.recognise, sbd.read),
+    "camvid": Format(camvid.recognise, camvid.read),
+    "ade20k": Format(ade20k.recognise, ade20k.read),
+    "pet": Format(pet.recognise, pet.read),
+    "yolo": Format(yolo.recognise, yolo.read),
+    "coco": Format(coco.recognise, coco.read),
+    "labelstudio": Format(labelstudio.recognise, labelstudio.read),
+    "labelme": Format(labelme.recognise, labelme.read),
+    "roboflow": Format(roboflow.recognise, roboflow.read),
+    "csv": Format(table.recognise, table.read),
+    "folder": Format(folder.recognise, folder.read),
+}
+"""Every layout by name, the most particular first."""
+
+_DESCRIPTIONS = ("dataset.yaml", "dataset.yml")
+
+
+def open_dataset(path: str | Path, format: str | None = None, *, strict: bool = True) -> DataSource:
+    """Open a data set; of the pixels nothing is read, unless the classes must be learned from the masks.
+
+    Args:
+        path: A folder in one of the ``FORMATS``; a ``dataset.yaml`` (see
+            :class:`~fullconv.data.description.Description`) or a folder that holds one; an Ultralytics YAML; a CSV
+            of images and masks; or a COCO or Label Studio JSON.
+        format: A name of ``FORMATS``; by default recognised by looking.
+        strict: Raise the first error found in the files' names and places, instead of keeping it among
+            ``problems``.
+
+    Raises:
+        DataError: The data set cannot be used as it is; the message names the file and what to do.
+        UsageError: There is no such format.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such {'file' if path.suffix else 'folder'}; {folder.LAYOUT}")
+    if path.is_dir():
+        for name in _DESCRIPTIONS:
+            if (path / name).is_file():
+                return open_dataset(path / name, format, strict=strict)
+    if path.suffix.lower() in (".yaml", ".yml") and not yolo.recognise(path):
+        description = read_description(path)
+        root = path.parent / description.path
+        if not root.exists():
+            raise DataError(f"{root}: no such folder, but {path} names it as path; {folder.LAYOUT}")
+        return _open(root, description, path, format or description.format, strict)
+    return _open(path, Description(), None, format, strict)
+
+
+def _open(root: Path, description: Description, where: Path | None, format: str | None, strict: bool) -> DataSource:
+    name = format or _recognised(root, description)
+    if name not in FORMATS:
+        near = difflib.get_close_matches(name, FORMATS, 1)
+        raise UsageError(
+            f"format {name!r} is unknown; " + (f"did you mean {near[0]!r}?" if near else f"choose of {', '.join(FORMATS)}")
+        )
+    contents = _described(FORMATS[name].read(root, description), description, where)
+    if strict:
+        refuse(contents.problems)
+    splits = _splits(root, contents)
+    entries = _entries(contents, splits)
+    table = ClassTable.of(entries, contents.where, contents.ignore_index, contents.label_map)
+    complete = description.completed(name, entries, contents.ignore_index, contents.label_map)
+    return DataSource(root, name, splits, table, contents.problems, complete)
+
+
+def _recognised(root: Path, description: Description) -> str:
+    if description.images or description.masks:
+        return "folder"
+    return next((name for name, layout in FORMATS.items() if layout.recognise(root)), "folder")
+
+
+def _described(contents: Contents, description: Description, where: Path | None) -> Contents:
+    """Return what was found, changed by what a ``dataset.yaml`` says."""
+    given = description.model_fields_set
+    return replace(
+        contents,
+        where=where if where and (contents.entries is None or description.classes) else contents.where,
+        entries=description.entries() or contents.entries,
+        ignore_index=description.ignore_index if "ignore_index" in given else contents.ignore_index,
+        label_map=description.label_map if "label_map" in given else contents.label_map,
+    )
+
+
+def _splits(root: Path, contents: Contents) -> dict[str, tuple[Record, ...]]:
+    splits = contents.splits
+    if set(splits) == {""}:
+        splits = made_splits(splits[""])
+    for name, records in splits.items():
+        if not records:
+            raise DataError(f"{root}: split {name!r} is empty; list at least one stem, or remove the split")
+    if not splits:
+        raise DataError(f"{root}: holds no image with a mask; {folder.LAYOUT}")
+    return splits
+
+
+def _entries(contents: Contents, splits: dict[str, tuple[Record, ...]]) -> list[ClassEntry]:
+    if contents.entries is not None:
+        return contents.entries
+    ignored = () if contents.ignore_index is None else (contents.ignore_index,)
+    masks = {record.mask.path: record.mask for records in splits.values() for record in records}
+    return infer_entries(list(masks.values()), contents.where, frozenset((*ignored, *contents.label_map)))

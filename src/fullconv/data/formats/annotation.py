@@ -1,0 +1,64 @@
+"""What the formats that describe shapes in JSON have in common."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import DataError
+from ..classes import ClassEntry
+from ..files import IMAGE_SUFFIXES, read_text
+
+BACKGROUND = "background"
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        DataError: It cannot be read or is not JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not valid JSON ({error}); export it again") from None
+
+
+def begins_with(path: Path, *words: str) -> bool:
+    """Return whether a file's first 64 KiB hold all these words: a cheap look before a big file is parsed."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(1 << 16)
+    except OSError:
+        return False
+    return all(word.encode() in start for word in words)
+
+
+def with_background(names: Iterable[str]) -> list[ClassEntry]:
+    """Return a background with id 0 and the classes after it, each once, in the order given."""
+    unique = dict.fromkeys([BACKGROUND, *names])
+    return [ClassEntry(number, name) for number, name in enumerate(unique)]
+
+
+class Images:
+    """Finds the image files that annotations name, often with the path they had on another machine.
+
+    Args:
+        places: Folders to look in, the likeliest first.
+    """
+
+    def __init__(self, places: Sequence[Path]) -> None:
+        self.places = places
+        self._by_name: Mapping[str, Path] | None = None
+
+    def find(self, name: str) -> Path | None:
+        """Return the file: by its path in one of the places, else by its bare name anywhere in them."""
+        relative = Path(name.replace("\\", "/").lstrip("/"))
+        if ".." not in relative.parts:
+            for place in self.places:
+                if (place / relative).is_file():
+                    return place / relative
+        if self._by_name is None:
+            files = (file for place in reversed(self.places) for file in sorted(place.rglob("*")))
+            self._by_name = {file.name: file for file in files if file.suffix.lower() in IMAGE_SUFFIXES}
+        return self._by_name.get(relative.name)

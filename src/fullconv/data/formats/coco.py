@@ -1,0 +1,110 @@
+"""COCO: a JSON with ``images``, ``annotations`` and ``categories``; polygons and run lengths."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import DataError
+from ..classes import ClassEntry
+from ..description import Description
+from ..masks import Drawing
+from ..problems import Problem
+from ..shapes import CocoRuns, Shape, polygon
+from ..source import SPLITS, Contents, Record
+from .annotation import BACKGROUND, Images, begins_with, read_json
+
+_KEYS = ('"images"', '"annotations"', '"categories"')
+
+
+def recognise(root: Path) -> bool:
+    """Return whether ``root`` is such a file, or holds one, in ``annotations/`` or in a folder for each split."""
+    return any(begins_with(path, '"images"') or begins_with(path, '"categories"') for path in _files(root))
+
+
+def read(root: Path, description: Description) -> Contents:
+    """Draw the objects of every image, larger ones first; what no object covers is background.
+
+    A split is what ``train``, ``val`` or ``test`` stands in the file's name or its folder's.
+
+    Raises:
+        DataError: No file holds segmentations, or one is not as COCO describes it.
+    """
+    splits: dict[str, list[Record]] = {}
+    problems: list[Problem] = []
+    entries: list[ClassEntry] = []
+    where = root
+    for path in _files(root):
+        tree = read_json(path)
+        if not isinstance(tree, dict) or any(key.strip('"') not in tree for key in _KEYS):
+            continue
+        if not _has_segmentations(tree):
+            continue
+        where = path
+        try:
+            entries = entries or _entries(tree["categories"])
+            splits.setdefault(_split(path), []).extend(_records(path, tree, root, entries, problems))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"{path}: is not as COCO describes it ({type(error).__name__}: {error}); export it again") from None
+    if not splits:
+        raise DataError(f"{root}: no JSON file here holds COCO segmentations; name the file, such as instances.json")
+    return Contents({name: tuple(records) for name, records in splits.items()}, where, entries, problems=tuple(problems))
+
+
+def _files(root: Path) -> list[Path]:
+    if root.suffix.lower() == ".json":
+        return [root] if root.is_file() else []
+    return sorted({*root.glob("*.json"), *root.glob("annotations/*.json"), *root.glob("*/_annotations.coco.json")})
+
+
+def _has_segmentations(tree: Mapping[str, Any]) -> bool:
+    return any(isinstance(one, dict) and one.get("segmentation") for one in tree["annotations"])
+
+
+def _split(path: Path) -> str:
+    name = f"{path.parent.name if path.stem.startswith('_') else ''} {path.stem}".lower()
+    return next((split for split in SPLITS if split in name), "")
+
+
+def _entries(categories: Sequence[Mapping[str, Any]]) -> list[ClassEntry]:
+    classes = [ClassEntry(int(row["id"]), str(row["name"])) for row in categories]
+    ids = [entry.id for entry in classes]
+    background = 0 if 0 not in ids else max(ids) + 1
+    return [ClassEntry(background, BACKGROUND), *classes]
+
+
+def _records(
+    path: Path, tree: Mapping[str, Any], root: Path, entries: list[ClassEntry], problems: list[Problem]
+) -> list[Record]:
+    base = root if root.is_dir() else path.parent
+    images = Images([base / _split_folder(path), base / "images", path.parent, base, *_beside(path)])
+    drawn: dict[Any, list[Mapping[str, Any]]] = {}
+    for one in tree["annotations"]:
+        if one.get("segmentation"):
+            drawn.setdefault(one["image_id"], []).append(one)
+    records = []
+    for row in tree["images"]:
+        file = images.find(row["file_name"])
+        if file is None:
+            seen = f"names {row['file_name']}, which is nowhere in {base}"
+            problems.append(Problem("missing_image", (path, base / row["file_name"]), seen, "add the image"))
+            continue
+        objects = sorted(drawn.get(row["id"], []), key=lambda one: -float(one.get("area") or 0))
+        shapes = tuple((int(one["category_id"]), shape) for one in objects for shape in _shapes(one["segmentation"]))
+        records.append(Record(file.stem, file, Drawing(path, file, shapes, entries[0].id)))
+    return records
+
+
+def _split_folder(path: Path) -> str:
+    """instances_train2017.json goes with train2017/."""
+    return path.stem.rpartition("_")[2]
+
+
+def _beside(path: Path) -> list[Path]:
+    return [path.parent.parent] if path.parent.name == "annotations" else []
+
+
+def _shapes(segmentation: Any) -> list[Shape]:
+    if isinstance(segmentation, dict):
+        counts = segmentation["counts"]
+        return [CocoRuns(counts if isinstance(counts, str) else tuple(counts))]
+    return [polygon(list(zip(ring[::2], ring[1::2], strict=True))) for ring in segmentation]

@@ -1,0 +1,40 @@
+"""CVAT's "Segmentation mask 1.1": ``SegmentationClass/`` and ``labelmap.txt``, in VOC's layout."""
+
+from pathlib import Path
+
+from ...errors import DataError
+from ..classes import ClassEntry
+from ..description import Description
+from ..files import read_text
+from ..pairing import Pairs
+from ..source import Contents
+from .voc import LISTS, listed_splits
+
+IMAGE_FOLDERS = ("JPEGImages", "images", ".")
+
+
+def recognise(root: Path) -> bool:
+    """Return whether there are masks and a label map."""
+    return (root / "SegmentationClass").is_dir() and (root / "labelmap.txt").is_file()
+
+
+def read(root: Path, description: Description) -> Contents:
+    """Read masks in the label map's colours; the images lie in ``JPEGImages/``, ``images/``, or beside it."""
+    images = next(root / name for name in IMAGE_FOLDERS if (root / name).is_dir())
+    pairs = Pairs.of(images, root / "SegmentationClass")
+    default = root / LISTS[0] / "default.txt"
+    splits = {"": pairs.every()} if default.is_file() else listed_splits(root, pairs, description)
+    table = root / "labelmap.txt"
+    return Contents(splits, table, _entries(table), problems=tuple(pairs.problems))
+
+
+def _entries(table: Path) -> list[ClassEntry]:
+    entries = []
+    for line in read_text(table).splitlines():
+        if line.strip() and not line.startswith("#"):
+            name, colour, *_ = [*line.split(":"), "", ""]
+            numbers = [int(word) for word in colour.split(",") if word.strip().isdecimal()]
+            if len(numbers) != 3:
+                raise DataError(f"{table}: the line {line!r} has no colour; write name:red,green,blue::")
+            entries.append(ClassEntry(len(entries), name.strip(), (numbers[0], numbers[1], numbers[2])))
+    return entries

@@ -1,0 +1,58 @@
+"""Roboflow's semantic masks: ``train/ valid/ test/``, each with ``x.jpg``, ``x_mask.png`` and ``_classes.csv``."""
+
+import csv
+from pathlib import Path
+
+from ...errors import DataError
+from ..classes import ClassEntry
+from ..description import Description
+from ..files import IMAGE_SUFFIXES, MASK_SUFFIXES, read_text
+from ..masks import MaskFile
+from ..pairing import files_in
+from ..problems import Problem
+from ..source import Contents, Record
+
+TABLE, ENDING = "_classes.csv", "_mask"
+SPLITS = {"train": "train", "val": "valid", "test": "test"}
+
+
+def recognise(root: Path) -> bool:
+    """Return whether ``root`` or a split in it has a table of classes."""
+    return any((place / TABLE).is_file() for place in (root, *(root / folder for folder in SPLITS.values())))
+
+
+def read(root: Path, description: Description) -> Contents:
+    """Read every split that has a table; the first table names the classes."""
+    places = {split: root / folder for split, folder in SPLITS.items() if (root / folder / TABLE).is_file()}
+    places = places or {"": root}
+    problems: list[Problem] = []
+    splits = {split: _pairs(place, problems) for split, place in places.items()}
+    table = next(iter(places.values())) / TABLE
+    return Contents(splits, table, _entries(table), problems=tuple(problems))
+
+
+def _pairs(place: Path, problems: list[Problem]) -> tuple[Record, ...]:
+    masks = {file.stem: file for file in files_in(place, MASK_SUFFIXES) if file.stem.endswith(ENDING)}
+    images = [file for file in files_in(place, IMAGE_SUFFIXES) if file not in masks.values()]
+    records = [
+        Record(image.stem, image, MaskFile(masks.pop(f"{image.stem}{ENDING}")))
+        for image in images
+        if f"{image.stem}{ENDING}" in masks
+    ]
+    paired = {record.stem for record in records}
+    for image in images:
+        if image.stem not in paired:
+            seen = f"has no mask {image.stem}{ENDING}.png beside it"
+            problems.append(Problem("missing_mask", (image,), seen, "add the mask, or remove this file"))
+    for mask in masks.values():
+        seen = f"has no image {mask.stem.removesuffix(ENDING)} beside it"
+        problems.append(Problem("missing_image", (mask,), seen, "add the image, or remove this file"))
+    return tuple(records)
+
+
+def _entries(table: Path) -> list[ClassEntry]:
+    rows = [[cell.strip() for cell in row] for row in csv.reader(read_text(table).splitlines()) if row]
+    entries = [ClassEntry(int(row[0]), row[1]) for row in rows if len(row) > 1 and row[0].isdecimal()]
+    if not entries:
+        raise DataError(f"{table}: names no class; write a pixel value and a name a line, such as 0, background")
+    return entries

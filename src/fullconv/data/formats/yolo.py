@@ -1,0 +1,137 @@
+"""Ultralytics: a YAML with ``train``, ``val`` and ``names``; polygons in ``labels/``, or masks in ``masks_dir``."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ...errors import DataError
+from ..classes import ClassEntry
+from ..description import Description
+from ..files import IMAGE_SUFFIXES, MASK_SUFFIXES, read_text
+from ..masks import Drawing, MaskFile
+from ..pairing import files_in
+from ..problems import Problem
+from ..shapes import polygon
+from ..source import SPLITS, Contents, Record
+from .annotation import BACKGROUND
+
+YAMLS = ("data.yaml", "data.yml")
+
+
+def recognise(root: Path) -> bool:
+    """Return whether ``root`` is such a YAML, or holds one called ``data.yaml``."""
+    path = _yaml(root)
+    return path is not None and {"names", "train"} <= _tree(path).keys()
+
+
+def read(root: Path, description: Description) -> Contents:
+    """Read the images each split names, and for each its mask, or its polygons, the larger drawn first.
+
+    With polygons, a class ``background`` after all others is what nothing covers.
+
+    Raises:
+        DataError: The YAML is not as Ultralytics describes it, or an image list does not exist.
+    """
+    path = _yaml(root)
+    if path is None:
+        raise DataError(f"{root}: holds no data.yaml; name the YAML that lists train, val and names")
+    tree = _tree(path)
+    names = tree["names"]
+    table = dict(enumerate(names)) if isinstance(names, list) else dict(names)
+    entries = [ClassEntry(int(number), str(name)) for number, name in table.items()]
+    masks = tree.get("masks_dir")
+    if not masks:
+        entries.append(ClassEntry(max(entry.id for entry in entries) + 1, BACKGROUND))
+    problems: list[Problem] = []
+    splits = {}
+    for split in SPLITS:
+        if tree.get(split):
+            images = _images(path, tree, tree[split])
+            records = (_record(image, masks, entries[-1].id, problems) for image in images)
+            splits[split] = tuple(record for record in records if record)
+    return Contents(splits, path, entries, problems=tuple(problems))
+
+
+def _yaml(root: Path) -> Path | None:
+    if root.suffix.lower() in (".yaml", ".yml"):
+        return root if root.is_file() else None
+    return next((root / name for name in YAMLS if (root / name).is_file()), None)
+
+
+def _tree(path: Path) -> Mapping[str, Any]:
+    try:
+        tree = yaml.safe_load(read_text(path))
+    except yaml.YAMLError:
+        return {}
+    return tree if isinstance(tree, dict) else {}
+
+
+def _images(path: Path, tree: Mapping[str, Any], split: str | Sequence[str]) -> list[Path]:
+    """A split is a folder, a text file of image paths, or a list of such."""
+    bases = [path.parent / str(tree.get("path") or "."), path.parent]
+    images: list[Path] = []
+    for name in [split] if isinstance(split, str) else split:
+        # Roboflow writes ../train/images beside the YAML's own folder.
+        tries = [base / part for base in bases for part in (name, name.removeprefix("../"))]
+        found = next((place for place in tries if place.exists()), None)
+        if found is None:
+            raise DataError(f"{path}: names {name}, but there is no {tries[0]}; correct path, or the split")
+        if found.is_dir():
+            images += files_in(found, IMAGE_SUFFIXES, deep=True)
+        else:
+            images += [found.parent / line.strip() for line in read_text(found).splitlines() if line.strip()]
+    return images
+
+
+def _record(image: Path, masks: str | None, background: int, problems: list[Problem]) -> Record | None:
+    if masks:
+        folder = _sibling(image, masks).parent
+        file = next((folder / f"{image.stem}{suffix}" for suffix in MASK_SUFFIXES if (folder / f"{image.stem}{suffix}").is_file()), None)
+        if file is None:
+            seen = f"has no mask of the same stem in {folder}"
+            problems.append(Problem("missing_mask", (image,), seen, "add the mask, or remove the image"))
+            return None
+        return Record(image.stem, image, MaskFile(file))
+    # An image without objects has no label file.
+    labels = _sibling(image, "labels").with_suffix(".txt")
+    shapes = _polygons(labels) if labels.is_file() else ()
+    return Record(image.stem, image, Drawing(labels if labels.is_file() else image, image, shapes, background))
+
+
+def _sibling(image: Path, folder: str) -> Path:
+    """Return the path with its last folder ``images`` replaced."""
+    parts = list(image.parts)
+    places = [index for index, part in enumerate(parts) if part == "images"]
+    if not places:
+        return image.parent.parent / folder / image.name
+    parts[places[-1]] = folder
+    return Path(*parts)
+
+
+def _polygons(path: Path) -> tuple[tuple[int, Any], ...]:
+    rows = []
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            values = [float(word) for word in words[1:]]
+            corners = list(zip(values[::2], values[1::2], strict=True))
+            rows.append((int(words[0]), polygon(corners, relative=True)))
+        except (ValueError, DataError):
+            raise DataError(
+                f"{path}: line {number} is no polygon ({line.strip()[:40]!r}); write a class id and at least three x y, "
+                f"each from 0 to 1 (boxes alone are not segmentations)"
+            ) from None
+    return tuple(sorted(rows, key=lambda row: -_area(row[1].rings[0])))
+
+
+def _area(ring: Any) -> float:
+    x, y = ring[:, 0], ring[:, 1]
+    return abs(float((x * _next(y) - y * _next(x)).sum())) / 2
+
+
+def _next(values: Any) -> Any:
+    return values[[*range(1, len(values)), 0]]

@@ -1,0 +1,105 @@
+"""Where a sample's truth stands: in a mask file, in a file for each class, or as shapes in an annotation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Integer, UInt8
+
+from ..errors import DataError
+from .files import image_size, read_mask
+from .shapes import Shape
+
+RawMask = Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]
+"""Ids as they stand in the file, or red, green, blue."""
+
+
+@runtime_checkable
+class Mask(Protocol):
+    """The truth of one sample, unread."""
+
+    @property
+    def path(self) -> Path:
+        """The file that messages name."""
+        ...
+
+    def read(self) -> RawMask:
+        """Return it as ids or colours.
+
+        Raises:
+            DataError: It cannot be read; the message names the file.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask in an image file, or an ``.npy`` array."""
+
+    path: Path
+
+    def read(self) -> RawMask:
+        """Return the file's ids or colours."""
+        return read_mask(self.path)
+
+
+@dataclass(frozen=True)
+class ClassFiles:
+    """A binary mask file for every class: what is not 0 is the class; where two overlap, the later one counts.
+
+    Attributes:
+        files: Id and file of every class there is.
+        background: Id where there is none.
+    """
+
+    files: tuple[tuple[int, Path], ...]
+    background: int
+
+    @property
+    def path(self) -> Path:
+        """The first class's file."""
+        return self.files[0][1]
+
+    def read(self) -> RawMask:
+        """Return the ids."""
+        ids: Integer[np.ndarray, "h w"] | None = None
+        for number, path in self.files:
+            part = read_mask(path)
+            inside = part.any(axis=2) if part.ndim == 3 else part != 0
+            if ids is None:
+                ids = np.full(inside.shape, self.background, np.int32)
+            if inside.shape != ids.shape:
+                raise DataError(f"{path}: is {inside.shape[0]}×{inside.shape[1]}, {self.path} is not; make them equal")
+            ids[inside] = number
+        if ids is None:
+            raise DataError("a sample has no mask file of any class")
+        return ids
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """Shapes that are drawn one over the other.
+
+    Attributes:
+        path: The annotation file.
+        image: The image, whose size the drawing has.
+        shapes: Id and shape of every object, in the order in which they are drawn.
+        background: Id where nothing is drawn.
+    """
+
+    path: Path
+    image: Path
+    shapes: tuple[tuple[int, Shape], ...]
+    background: int
+
+    def read(self) -> RawMask:
+        """Return the ids."""
+        size = image_size(self.image)
+        ids = np.full(size, self.background, np.int32)
+        try:
+            for number, shape in self.shapes:
+                ids[shape.mask(size)] = number
+        except DataError as error:
+            raise DataError(f"{self.path}: {error}; correct the annotation of {self.image.name}") from None
+        return ids

@@ -1,0 +1,134 @@
+"""Which image belongs to which mask: by stem, with every file that has no partner reported."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import DataError
+from .files import IMAGE_SUFFIXES, MASK_SUFFIXES, read_text
+from .masks import MaskFile
+from .problems import Problem
+from .source import Record
+
+Stem = Callable[[Path], str]
+"""Gives the part of a file's path that an image and its mask have in common."""
+
+
+def plain_stem(path: Path) -> str:
+    """Return a file's name without its extension."""
+    return path.stem
+
+
+@dataclass
+class Pairs:
+    """Images and masks by stem.
+
+    Attributes:
+        folders: Where images and where masks lie.
+        images: Stem → image files.
+        masks: Stem → mask files.
+        problems: What was found wrong so far.
+    """
+
+    folders: tuple[Path, Path]
+    images: dict[str, list[Path]]
+    masks: dict[str, list[Path]]
+    problems: list[Problem] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, images: Path, masks: Path, *, stems: tuple[Stem, Stem] = (plain_stem, plain_stem)) -> "Pairs":
+        """Look into two folders.
+
+        Args:
+            images: Folder of the images.
+            masks: Folder of the masks.
+            stems: How to get the common stem from an image's and from a mask's path.
+
+        Raises:
+            DataError: A folder does not exist.
+        """
+        return cls(
+            (images, masks),
+            _by_stem(files_in(images, IMAGE_SUFFIXES), stems[0]),
+            _by_stem(files_in(masks, MASK_SUFFIXES), stems[1]),
+        )
+
+    def every(self) -> tuple[Record, ...]:
+        """Return all pairs; a file without a partner is a problem."""
+        images, masks = self.folders
+        self._report_alone("missing_mask", self.images, self.masks, masks, "mask")
+        self._report_alone("missing_image", self.masks, self.images, images, "image")
+        return self._records(sorted(self.images.keys() & self.masks.keys()))
+
+    def listed(self, stems: Sequence[str], where: Path | str) -> tuple[Record, ...]:
+        """Return the pairs of ``stems``; a stem without image or mask, or one that stands twice, is a problem.
+
+        Args:
+            stems: One a sample.
+            where: The list's file, for messages.
+        """
+        for kind, files, folder in (
+            ("image", self.images, self.folders[0]),
+            ("mask", self.masks, self.folders[1]),
+        ):
+            for stem in dict.fromkeys(stems):
+                if stem not in files:
+                    seen = f"names {stem!r}, but {folder} holds no {kind} of that stem"
+                    remedy = "add the file, or correct or remove the line (stems have no folder and no extension)"
+                    self.problems.append(Problem(f"missing_{kind}", (Path(where), folder / stem), seen, remedy))
+        for stem, count in Counter(stems).items():
+            if count > 1:
+                seen = f"names {stem!r} twice"
+                self.problems.append(Problem("duplicate_stem", (Path(where),), seen, "remove one of the lines"))
+        return self._records([stem for stem in dict.fromkeys(stems) if stem in self.images and stem in self.masks])
+
+    def _records(self, stems: Iterable[str]) -> tuple[Record, ...]:
+        records = []
+        for stem in stems:
+            for files in (self.images[stem], self.masks[stem]):
+                if len(files) > 1:
+                    seen = f"{len(files)} files have the stem {stem!r} ({', '.join(file.name for file in files)})"
+                    self.problems.append(Problem("duplicate_stem", tuple(files), seen, "keep one of them"))
+            records.append(Record(stem, self.images[stem][0], MaskFile(self.masks[stem][0])))
+        return tuple(records)
+
+    def _report_alone(
+        self, kind: str, files: Mapping[str, list[Path]], partners: Mapping[str, object], folder: Path, partner: str
+    ) -> None:
+        seen = f"has no {partner} of the same stem in {folder}"
+        remedy = f"add the {partner}, remove this file, or list the stems to use in train.txt and val.txt"
+        for stem in sorted(files.keys() - partners.keys()):
+            self.problems += [Problem(kind, (file,), seen, remedy) for file in files[stem]]
+
+
+def files_in(folder: Path, suffixes: Sequence[str], *, deep: bool = False) -> list[Path]:
+    """Return the files of a folder that have one of these extensions, sorted; hidden ones are left out.
+
+    Raises:
+        DataError: There is no such folder.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; correct the path, or add it")
+    found = folder.rglob("*") if deep else folder.iterdir()
+    return sorted(path for path in found if path.suffix.lower() in suffixes and not path.name.startswith("."))
+
+
+def read_stems(path: Path) -> list[str]:
+    """Return the lines of a list of stems.
+
+    Raises:
+        DataError: The file cannot be read, or lists nothing.
+    """
+    lines = [line.strip() for line in read_text(path).splitlines()]
+    if not any(lines):
+        raise DataError(f"{path}: lists no stem; write one per line, or remove the file")
+    return [line for line in lines if line]
+
+
+def _by_stem(files: Iterable[Path], stem: Stem) -> dict[str, list[Path]]:
+    groups: dict[str, list[Path]] = {}
+    for file in files:
+        groups.setdefault(stem(file), []).append(file)
+    return groups
+

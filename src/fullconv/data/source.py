@@ -1,0 +1,200 @@
+"""A data set that was opened: which samples there are, and what the ids in their masks mean."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..errors import DataError
+from .classes import ClassEntry, ClassTable
+from .description import Description
+from .files import image_size, is_turned, read_image
+from .labels import LabelSet
+from .masks import Mask
+from .problems import Problem
+from .sample import Sample
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where one sample lies: its stem, its image file, and its truth."""
+
+    stem: str
+    image: Path
+    mask: Mask
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a format finds in a folder before any pixel is read.
+
+    Attributes:
+        splits: Split → samples; the one split ``""`` where the data set makes no difference.
+        where: The file in which the classes stand or could stand, for messages.
+        entries: The classes; None where they must be learned from the masks.
+        ignore_index: Id in the masks that is void.
+        label_map: Other ids in the masks → name or id of a class, or ``void``.
+        problems: What is wrong with the files' names and places.
+    """
+
+    splits: dict[str, tuple[Record, ...]]
+    where: Path
+    entries: list[ClassEntry] | None = None
+    ignore_index: int | None = 255
+    label_map: dict[int, int | str] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class DataSource:
+    """An opened data set: which samples there are; pixels are read when they are asked for.
+
+    Attributes:
+        root: Its folder.
+        format: How it is laid out: a name of ``fullconv.data.formats.FORMATS``.
+        splits: Split → samples, in the order of its list.
+        table: Its classes and how its masks spell them.
+        problems: What is wrong with the files' names and places; errors only where they were asked for.
+        description: What a ``dataset.yaml`` in ``root`` would have to say.
+    """
+
+    root: Path
+    format: str
+    splits: dict[str, tuple[Record, ...]]
+    table: ClassTable
+    problems: tuple[Problem, ...] = ()
+    description: Description = field(default_factory=Description)
+
+    @property
+    def labels(self) -> LabelSet:
+        """The classes, with the one ``ignore_index`` of all targets."""
+        return self.table.labels
+
+    def records(self, split: str) -> tuple[Record, ...]:
+        """Return the samples of a split, unread.
+
+        Raises:
+            DataError: There is no such split; the message names those there are.
+        """
+        if split not in self.splits:
+            raise DataError(
+                f"{self.root}: has no split {split!r}; choose one of {', '.join(self.splits)}, "
+                f"or add {split}.txt with a stem per line"
+            )
+        return self.splits[split]
+
+    def dataset(self, split: str, transform: Callable[[Sample], Sample] | None = None) -> "SampleDataset":
+        """Return the samples of a split as a torch data set.
+
+        Raises:
+            DataError: There is no such split.
+        """
+        return SampleDataset(self, self.records(split), transform)
+
+    def read_target(self, record: Record) -> Int64[Tensor, "h w"]:
+        """Read a sample's truth as class ids; void is ``labels.ignore_index``.
+
+        Raises:
+            DataError: It cannot be read, or holds an id or colour that is no class.
+        """
+        return self.table.target(record.mask.read(), record.mask.path)
+
+    def image_size(self, record: Record) -> tuple[int, int]:
+        """Return (height, width) of a sample's image in pixels, from the file's header.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
+        return image_size(record.image)
+
+    def class_pixels(self, split: str) -> Int64[Tensor, "k"]:
+        """Return how many pixels of every class a split has; every mask is read.
+
+        Raises:
+            DataError: There is no such split, or a mask cannot be read.
+        """
+        classes = self.labels.num_classes
+        counts = torch.zeros(classes, dtype=torch.long)
+        for record in self.records(split):
+            target = self.read_target(record)
+            counts += torch.bincount(target[target < classes], minlength=classes)
+        return counts
+
+    def read_sample(self, record: Record) -> Sample:
+        """Read one sample.
+
+        Raises:
+            DataError: A file cannot be read, sizes differ, or the mask holds an id or colour that is no
+                class.
+        """
+        image, target = read_image(record.image), self.read_target(record)
+        _check_sizes(record, (image.shape[1], image.shape[2]), (target.shape[0], target.shape[1]))
+        return Sample(record.stem, image, target, self.labels.ignore_index)
+
+
+class SampleDataset(Dataset[Sample]):
+    """Samples of a data set by position, read anew each time and passed through ``transform``."""
+
+    def __init__(
+        self,
+        source: DataSource,
+        records: Sequence[Record],
+        transform: Callable[[Sample], Sample] | None = None,
+    ) -> None:
+        self.source = source
+        self.records = records
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.source.read_sample(self.records[index])
+        return self.transform(sample) if self.transform else sample
+
+
+def _check_sizes(record: Record, image: tuple[int, int], mask: tuple[int, int]) -> None:
+    if image != mask:
+        raise DataError(str(size_problem(record, image, mask)))
+
+
+def size_problem(record: Record, image: tuple[int, int], mask: tuple[int, int]) -> Problem:
+    """Return what is wrong with a mask whose (height, width) is not its image's."""
+    seen = f"mask is {mask[0]}×{mask[1]} (height × width), its image {record.image} is {image[0]}×{image[1]}"
+    if image == mask[::-1] and is_turned(record.image):
+        return Problem(
+            "exif_rotation",
+            (record.mask.path, record.image),
+            f"{seen} once turned by its EXIF orientation",
+            "turn the mask as well, or remove the orientation from the image if the mask was drawn without it",
+        )
+    remedy = "export the mask again at the image's size, without smoothing"
+    return Problem("size_mismatch", (record.mask.path, record.image), seen, remedy)
+
+
+def made_splits(records: Sequence[Record]) -> dict[str, tuple[Record, ...]]:
+    """Split records 80/10/10 % into train, val and test by the SHA-256 of their stems.
+
+    A sample's split does not change when others are added, except in sets so small that ``train`` or, from
+    two samples on, ``val`` would be empty: they then take one from the largest split. An empty ``test`` is
+    left out.
+    """
+    splits: dict[str, list[Record]] = {name: [] for name in SPLITS}
+    for record in sorted(records, key=_hash):
+        share = _hash(record)
+        splits["train" if share < 0.8 else "val" if share < 0.9 else "test"].append(record)
+    for name in SPLITS[: min(2, len(records))]:
+        if not splits[name]:
+            splits[name].append(max(reversed(splits.values()), key=len).pop())
+    return {name: tuple(sorted(part, key=lambda record: record.stem)) for name, part in splits.items() if part}
+
+
+def _hash(record: Record) -> float:
+    return int.from_bytes(hashlib.sha256(record.stem.encode()).digest()[:8], "big") / 2**64

@@ -1,0 +1,260 @@
+"""A whole data set under the lens: every sample's problems, those between samples, and what to train with."""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from ..data import DataSource, open_dataset
+from ..data.labels import LabelSet
+from ..data.problems import Problem, refuse
+from ..data.source import Record
+from .bound import StrideBound
+from .examine import Examination, examine, unlabelled
+
+NEAR_DUPLICATE = 0.995
+"""Correlation of two images' thumbnails from which on they count as nearly the same."""
+
+IMBALANCE = 1000
+"""How many times more pixels the largest class may have than the smallest."""
+
+ENOUGH = 0.98
+"""Share of the bound at stride 4 that a coarser stride must reach to be recommended."""
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnosis:
+    """What is wrong with a data set, and what it is like.
+
+    Attributes:
+        source: The data set.
+        problems: Errors first.
+        pixels: Split → labelled pixels of every class.
+        sizes: (height, width) → number of images.
+        mean: Of red, green and blue over all images, 0–255.
+        std: Their standard deviation.
+        upper_bound: Stride → the best mean IU that one class a cell of that stride can reach on these masks.
+    """
+
+    source: DataSource
+    problems: tuple[Problem, ...]
+    pixels: Mapping[str, Int64[np.ndarray, "k"]]
+    sizes: Mapping[tuple[int, int], int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    upper_bound: Mapping[int, float]
+
+    @property
+    def labels(self) -> LabelSet:
+        """The classes."""
+        return self.source.labels
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether training would refuse."""
+        return any(problem.severity == "error" for problem in self.problems)
+
+    @property
+    def frequencies(self) -> Float[np.ndarray, "k"]:
+        """Share of the labelled pixels that each class has."""
+        total = np.sum(list(self.pixels.values()), axis=0)
+        return np.asarray(total / max(1, total.sum()))
+
+    @property
+    def class_weights(self) -> Float[np.ndarray, "k"]:
+        """Weights for those who want them: median frequency over frequency; 0 for classes that do not occur.
+
+        Source: Eigen & Fergus 2015, section 4.3.2, with frequencies over the whole set.
+        """
+        frequencies = self.frequencies
+        present = frequencies > 0
+        median = float(np.median(frequencies[present])) if present.any() else 0.0
+        return np.where(present, median / np.where(present, frequencies, 1), 0.0)
+
+    @property
+    def recommended_stride(self) -> int:
+        """The coarsest stride whose bound is at least 98 % of that at stride 4, and at most 32."""
+        finest = self.upper_bound[4]
+        fitting = [stride for stride, bound in self.upper_bound.items() if bound >= ENOUGH * finest]
+        return max(fitting, default=8)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "format": self.source.format,
+            "root": str(self.source.root),
+            "splits": {split: len(records) for split, records in self.source.splits.items()},
+            "classes": list(self.labels.names),
+            "ignore_index": self.labels.ignore_index,
+            "problems": [problem.to_dict() for problem in self.problems],
+            "upper_bound": {str(stride): _number(bound) for stride, bound in self.upper_bound.items()},
+            "recommended_stride": self.recommended_stride,
+            "frequencies": [round(float(value), 6) for value in self.frequencies],
+            "class_weights": [round(float(value), 4) for value in self.class_weights],
+            "sizes": {f"{height}x{width}": count for (height, width), count in self.sizes.items()},
+            "mean": [round(value, 3) for value in self.mean],
+            "std": [round(value, 3) for value in self.std],
+        }
+
+
+def check(
+    data: str | Path | DataSource, format: str | None = None, *, progress: Callable[[int, int], object] | None = None
+) -> Diagnosis:
+    """Examine every sample of a data set; nothing is written.
+
+    Args:
+        data: As for :func:`fullconv.open_dataset`.
+        format: Name of a layout; by default recognised by looking.
+        progress: Called with the number of samples done and of all.
+
+    Raises:
+        DataError: No samples can be found at all.
+    """
+    source = data if isinstance(data, DataSource) else open_dataset(data, format, strict=False)
+    study = _Study(source)
+    records = {record: split for split, part in source.splits.items() for record in part}
+    for done, (record, split) in enumerate(records.items(), start=1):
+        study.add(split, examine(record, source.table))
+        if progress:
+            progress(done, len(records))
+    return study.diagnosis()
+
+
+def refuse_bad(source: DataSource, splits: Iterable[str]) -> None:
+    """Examine the samples of some splits and refuse the data set if any cannot be used: what training does first.
+
+    Raises:
+        DataError: With the first error of the same check that ``fullconv check`` does.
+    """
+    records = dict.fromkeys(record for split in splits for record in source.records(split))
+    refuse([problem for record in records for problem in examine(record, source.table).problems])
+
+
+class _Study:
+    """What has been seen so far."""
+
+    def __init__(self, source: DataSource) -> None:
+        classes = source.labels.num_classes
+        self.source = source
+        self.problems: list[Problem] = []
+        self.pixels = {split: np.zeros(classes, np.int64) for split in source.splits}
+        self.sizes: Counter[tuple[int, int]] = Counter()
+        self.modes: dict[str, list[Path]] = {}
+        self.moments: list[tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]] = []
+        self.bound = StrideBound(classes)
+        self.seen: list[tuple[str, Record, bytes, Float[np.ndarray, "768"]]] = []
+
+    def add(self, split: str, found: Examination) -> None:
+        """Take in one sample."""
+        self.problems += found.problems
+        if found.size and found.mean is not None and found.square is not None and found.thumbnail is not None:
+            self.sizes[found.size] += 1
+            self.modes.setdefault(_channels(found.mode), []).append(found.record.image)
+            self.moments.append((found.mean, found.square))
+            self.seen.append((split, found.record, found.digest, found.thumbnail))
+        if found.target is not None:
+            classes = self.source.labels.num_classes
+            self.pixels[split] += np.bincount(found.target.ravel(), minlength=classes + 1)[:classes]
+            self.bound.add(found.target)
+            if unlabelled(found.target, self.source.table):
+                remedy = "label it, or take it out of the list: it teaches and scores nothing"
+                self.problems.append(Problem("empty_mask", (found.record.mask.path,), "labels no pixel", remedy))
+
+    def diagnosis(self) -> Diagnosis:
+        """Judge the whole."""
+        problems = [*self.source.problems, *self.problems, *self._mixed(), *self._duplicates(), *self._classes()]
+        means = np.array([mean for mean, _ in self.moments]).reshape(-1, 3)
+        squares = np.array([square for _, square in self.moments]).reshape(-1, 3)
+        mean = means.mean(axis=0) if len(means) else np.full(3, math.nan)
+        variance = squares.mean(axis=0) - mean**2 if len(means) else np.full(3, math.nan)
+        return Diagnosis(
+            source=self.source,
+            problems=tuple(sorted(grouped(problems), key=lambda problem: problem.severity)),
+            pixels=self.pixels,
+            sizes=dict(self.sizes.most_common()),
+            mean=tuple(mean.tolist()),
+            std=tuple(np.sqrt(np.maximum(variance, 0)).tolist()),
+            upper_bound=self.bound.mean_iu(),
+        )
+
+    def _mixed(self) -> Iterator[Problem]:
+        if len(self.modes) > 1:
+            common = max(self.modes, key=lambda mode: len(self.modes[mode]))
+            for mode, files in self.modes.items():
+                if mode != common:
+                    remedy = "nothing to do if that is meant (all are read as RGB); else export them alike"
+                    yield Problem("mixed_channels", tuple(files), f"is {mode}, most images are {common}", remedy)
+
+    def _duplicates(self) -> Iterator[Problem]:
+        """Report images that stand in two splits, as the same file or nearly the same picture."""
+        for first, second, alike in _pairs_across_splits(self.seen):
+            same = self.seen[first][2] == self.seen[second][2]
+            files = (self.seen[second][1].image, self.seen[first][1].image)
+            places = f"{self.seen[second][0]} and {self.seen[first][0]}"
+            kind = "duplicate_across_splits" if same else "near_duplicate_across_splits"
+            seen = f"is {'the same file as' if same else f'nearly the same picture (correlation {alike:.4f}) as'} {files[1]}"
+            yield Problem(kind, files, f"{seen}, in {places}", "keep it in one of the splits, or scores flatter")
+
+    def _classes(self) -> Iterator[Problem]:
+        names, table = self.source.labels.names, self.source.table.where
+        total = np.sum(list(self.pixels.values()), axis=0)
+        absent = [name for name, count in zip(names, total, strict=True) if not count]
+        if absent and total.any():
+            remedy = "check its id and its name; if it is meant to be absent, take it off the list of classes"
+            yield Problem("class_never_present", (table,), f"no mask holds {_listed(absent)}", remedy)
+        for split, pixels in self.pixels.items():
+            others = total - pixels
+            only = [name for name, mine, rest in zip(names, pixels, others, strict=True) if mine and not rest]
+            if only and len(self.pixels) > 1:
+                remedy = "move an image with it to the other splits: it cannot be learned and scored at once"
+                yield Problem("class_in_one_split", (table,), f"only {split} holds {_listed(only)}", remedy)
+        present = total[total > 0]
+        if present.size and present.max() > IMBALANCE * present.min():
+            least = [name for name, count in zip(names, total, strict=True) if 0 < count * IMBALANCE < present.max()]
+            seen = f"{_listed(least)} have less than 1/{IMBALANCE} of the largest class's pixels"
+            remedy = "collect more of them, merge them, or sample patches that hold them"
+            yield Problem("extreme_imbalance", (table,), seen, remedy)
+
+
+def _pairs_across_splits(
+    seen: Sequence[tuple[str, Record, bytes, Float[np.ndarray, "768"]]], block: int = 1024
+) -> Iterator[tuple[int, int, float]]:
+    """Yield index pairs (first, second) of nearly equal images of different splits, and their correlation."""
+    if not seen:
+        return
+    thumbnails = np.stack([thumbnail for *_, thumbnail in seen])
+    splits = np.array([split for split, *_ in seen])
+    for start in range(0, len(seen), block):
+        alike = thumbnails[start : start + block] @ thumbnails.T
+        alike[splits[start : start + block, None] == splits[None]] = 0
+        for row, column in zip(*np.nonzero(alike > NEAR_DUPLICATE), strict=True):
+            if start + row < column:
+                yield int(start + row), int(column), float(alike[row, column])
+
+
+def grouped(problems: Sequence[Problem]) -> list[Problem]:
+    """Return one problem for all that differ only in their files, those of one file each; order is kept."""
+    groups: dict[Problem, list[Path]] = {}
+    for problem in problems:
+        groups.setdefault(replace(problem, files=()), []).extend(problem.files)
+    return [replace(problem, files=tuple(dict.fromkeys(files))) for problem, files in groups.items()]
+
+
+def _channels(mode: str) -> str:
+    """Return how a person calls Pillow's mode; a palette counts as colour."""
+    if mode.startswith("I") or mode in ("L", "1", "F"):
+        return "grey"
+    return {"LA": "grey with alpha", "RGBA": "RGB with alpha", "PA": "RGB with alpha", "CMYK": "CMYK"}.get(mode, "RGB")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 4)

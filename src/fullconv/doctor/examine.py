@@ -1,0 +1,262 @@
+"""One sample under the lens: what is wrong with its two files, and the numbers the whole set is judged by."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64, Integer
+from PIL import Image
+
+from ..data.classes import ClassTable
+from ..data.files import opened, rgb_pixels
+from ..data.labels import Colour
+from ..data.masks import MaskFile, RawMask
+from ..data.problems import Problem
+from ..data.source import Record, size_problem
+from ..errors import DataError
+
+TINY = 32
+"""Images whose shorter side is below this many pixels are too small to learn from."""
+
+THUMBNAIL = 16
+RAMPS = 0.15
+"""Share of a mask's edges that are ramps (an id between its neighbours') from which on it was smoothed."""
+
+_LEAST_EDGES = 100
+_SUFFIXES = {
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "MPO": (".jpg", ".jpeg", ".mpo"),
+    "PNG": (".png",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+
+
+@dataclass
+class Examination:
+    """What one sample showed.
+
+    Attributes:
+        record: The sample.
+        problems: What is wrong with it.
+        size: Height and width of the image in pixels, upright; None where it cannot be read.
+        mode: Pillow's name for the image's channels and depth, such as RGB, L, I;16.
+        digest: Of the image file's bytes.
+        thumbnail: The image at 16×16, mean 0 and length 1, for finding near-duplicates.
+        mean: Of red, green, blue, 0–255.
+        square: Mean of their squares.
+        target: Class ids, with void as the number of classes; None where the mask cannot be used.
+    """
+
+    record: Record
+    problems: list[Problem] = field(default_factory=list)
+    size: tuple[int, int] | None = None
+    mode: str = ""
+    digest: bytes = b""
+    thumbnail: Float[np.ndarray, "768"] | None = None
+    mean: Float[np.ndarray, "3"] | None = None
+    square: Float[np.ndarray, "3"] | None = None
+    target: Integer[np.ndarray, "h w"] | None = None
+
+
+def examine(record: Record, table: ClassTable) -> Examination:
+    """Read both files of a sample and return what they show; never raises for what is in them."""
+    found = Examination(record)
+    with _collecting(found, record.image):
+        _examine_image(found)
+    with _collecting(found, record.mask.path):
+        _examine_mask(found, table)
+    return found
+
+
+@contextmanager
+def _collecting(found: Examination, path: Path) -> Iterator[None]:
+    """Turn an error into a problem of the file."""
+    try:
+        yield
+    except DataError as error:
+        seen, _, remedy = str(error).removeprefix(f"{path}: ").partition("; ")
+        kind = "empty_file" if path.is_file() and path.stat().st_size == 0 else "unreadable"
+        found.problems.append(Problem(kind, (path,), seen, remedy or "correct the file"))
+
+
+def _examine_image(found: Examination) -> None:
+    path = found.record.image
+    found.digest = hashlib.blake2b(path.read_bytes(), digest_size=16).digest() if path.is_file() else b""
+    with opened(path) as image:
+        _check_extension(found, image, path)
+        found.mode = image.mode
+        pixels = rgb_pixels(image)
+    found.size = (pixels.shape[0], pixels.shape[1])
+    if found.mode.startswith("I"):
+        remedy = "nothing to do if that is fine; else scale it yourself and save 8 bits"
+        found.problems.append(Problem("sixteen_bit_image", (path,), "has 16 bits a channel, read as 8", remedy))
+    if min(found.size) < TINY:
+        seen = f"is only {found.size[0]}×{found.size[1]} pixels"
+        remedy = f"remove it, or use a larger version (at least {TINY} on the shorter side)"
+        found.problems.append(Problem("tiny_image", (path,), seen, remedy))
+    found.thumbnail = _thumbnail(pixels)
+    sparse = pixels[::4, ::4].reshape(-1, 3).astype(np.float32)
+    found.mean, found.square = sparse.mean(axis=0, dtype=np.float64), (sparse**2).mean(axis=0, dtype=np.float64)
+
+
+def _check_extension(found: Examination, image: Image.Image, path: Path) -> None:
+    fitting = _SUFFIXES.get(image.format or "", ())
+    if fitting and path.suffix.lower() not in fitting:
+        seen = f"is called {path.suffix} but holds {image.format} data"
+        found.problems.append(Problem("wrong_extension", (path,), seen, f"rename it to {path.stem}{fitting[0]}"))
+
+
+def _thumbnail(pixels: Integer[np.ndarray, "h w 3"]) -> Float[np.ndarray, "768"]:
+    small = Image.fromarray(pixels).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, reducing_gap=2.0)
+    values = np.asarray(small, np.float32).ravel()
+    values = values - values.mean()
+    return values / max(1.0, float(np.linalg.norm(values)))
+
+
+def _examine_mask(found: Examination, table: ClassTable) -> None:
+    record = found.record
+    if isinstance(record.mask, MaskFile) and not _examine_mask_file(found, record.mask.path):
+        return
+    mask = record.mask.read()
+    if found.size and found.size != mask.shape[:2]:
+        found.problems.append(size_problem(record, found.size, (mask.shape[0], mask.shape[1])))
+    if mask.ndim == 2:
+        _examine_ids(found, mask, table)
+    else:
+        _examine_colours(found, mask, table)
+
+
+def _examine_mask_file(found: Examination, path: Path) -> bool:
+    """Report what an image file's kind tells of a mask; return whether its pixels can be trusted."""
+    if path.suffix.lower() in (".npy", ".mat"):
+        return True
+    with opened(path) as image:
+        if image.format in ("JPEG", "MPO"):
+            seen = "is a JPEG, whose compression changes class ids"
+            found.problems.append(Problem("lossy_mask", (path,), seen, "save masks as PNG"))
+            return False
+        _check_extension(found, image, path)
+        if image.mode in ("LA", "PA", "RGBA"):
+            low, high = image.getchannel("A").getextrema()
+            kind = "alpha_mask" if low == high else "transparent_mask"
+            seen = "has an alpha channel" + ("" if low == high else ", which is not the same everywhere and is not read")
+            remedy = "save it without" if low == high else "move what alpha says into the ids, and save it without"
+            found.problems.append(Problem(kind, (path,), seen, remedy))
+    return True
+
+
+def _examine_ids(found: Examination, mask: Integer[np.ndarray, "h w"], table: ClassTable) -> None:
+    path, classes = found.record.mask.path, table.labels.num_classes
+    lookup = table.lookup
+    if mask.min() < 0 or mask.max() >= lookup.size:
+        seen = f"holds ids from {mask.min()} to {mask.max()}"
+        found.problems.append(Problem("stray_ids", (path,), seen, "save class ids, 0 to 65535"))
+        return
+    present = np.flatnonzero(np.bincount(mask.ravel()))
+    unknown = present[lookup[present] < 0]
+    if problem := _ids_problem(mask, present, unknown, table, path):
+        found.problems.append(problem)
+        if problem.severity == "error":
+            return
+    target = lookup[mask]
+    found.target = np.where(target < classes, target, classes)
+
+
+def _ids_problem(
+    mask: Integer[np.ndarray, "h w"],
+    present: Int64[np.ndarray, "p"],
+    unknown: Int64[np.ndarray, "u"],
+    table: ClassTable,
+    path: Path,
+) -> Problem | None:
+    ids = [number for number, to in table.ids.items() if to != table.labels.ignore_index]
+    some = ", ".join(str(number) for number in unknown[:8]) + (", …" if len(unknown) > 8 else "")
+    if present.tolist() == [0, 255] and 255 not in ids:
+        seen = "holds only 0 and 255, where 255 is void: there is nothing to tell apart"
+        remedy = "set classes: {0: background, 255: object} and ignore_index: null in a dataset.yaml"
+        return Problem("binary_255_mask", (path,), seen, remedy)
+    if _ramp_share(mask) > RAMPS:
+        seen = "has edges that run through ids in between: it was resized or drawn with smoothing"
+        remedy = "export it again, resized with nearest neighbour and drawn without anti-aliasing"
+        return Problem("antialiased_mask", (path,), seen, remedy, blocks=bool(unknown.size))
+    if not unknown.size:
+        return None
+    if unknown.tolist() == [max(ids) + 1] and min(ids) not in present:
+        names = table.labels.names
+        seen = f"holds id {unknown[0]} but never {min(ids)}: ids seem to be one too high for the {len(names)} classes"
+        remedy = f"number classes from {min(ids)}, or give their ids: classes: {{{min(ids) + 1}: {names[0]}, …}}"
+        return Problem("off_by_one_ids", (path,), seen, remedy)
+    seen = f"holds id {some}, which is none of the {len(ids)} classes"
+    remedy = f"add it to {table.where}, or in a dataset.yaml set label_map: {{{unknown[0]}: void}}"
+    return Problem("stray_ids", (path,), seen, remedy)
+
+
+def _ramp_share(mask: Integer[np.ndarray, "h w"]) -> float:
+    """Return the share of edges, along rows and columns, at which an id lies between its two neighbours'."""
+    edges = ramps = 0
+    for lines in (mask, mask.T):
+        step = np.sign(np.diff(lines.astype(np.int32), axis=1))
+        edges += int(np.count_nonzero(step))
+        ramps += int(np.count_nonzero((step[:, 1:] == step[:, :-1]) & (step[:, 1:] != 0)))
+    return ramps / edges if edges >= _LEAST_EDGES else 0.0
+
+
+def _examine_colours(found: Examination, mask: Integer[np.ndarray, "h w 3"], table: ClassTable) -> None:
+    path, classes = found.record.mask.path, table.labels.num_classes
+    if not table.colours:
+        seen = "is an RGB mask, and the classes have no colours"
+        remedy = f"write {table.where} with the colour of each class"
+        found.problems.append(Problem("rgb_mask_without_table", (path,), seen, remedy))
+        return
+    target = table.from_colours(mask)
+    unknown = target < 0
+    if unknown.any():
+        found.problems.append(_colours_problem(mask, unknown, table, path))
+        return
+    found.target = np.where(target < classes, target, classes)
+
+
+def _colours_problem(
+    mask: Integer[np.ndarray, "h w 3"], unknown: Bool[np.ndarray, "h w"], table: ClassTable, path: Path
+) -> Problem:
+    colours, counts = np.unique(mask[unknown].reshape(-1, 3), axis=0, return_counts=True)
+    most: Colour = tuple(int(value) for value in colours[counts.argmax()])  # type: ignore[assignment]
+    if _between_share(mask, unknown) > 0.5:
+        seen = f"has {len(colours)} colours that lie between its neighbours', such as {most}: its edges were smoothed"
+        remedy = "export it again, resized with nearest neighbour and drawn without anti-aliasing"
+        return Problem("antialiased_mask", (path,), seen, remedy, blocks=True)
+    seen = f"has the colour {most} on {counts.max()} pixels, which is no class" + (
+        f" (and {len(colours) - 1} more such colours)" if len(colours) > 1 else ""
+    )
+    return Problem("stray_ids", (path,), seen, f"add its class to {table.where}, or name it void to ignore it")
+
+
+def _between_share(mask: Integer[np.ndarray, "h w 3"], unknown: Bool[np.ndarray, "h w"]) -> float:
+    """Return the share of unknown pixels that differ from both neighbours in a row or column."""
+    thin = np.zeros_like(unknown)
+    for axis in (0, 1):
+        same = (np.diff(mask, axis=axis) == 0).all(axis=2)
+        pad: Any = [(0, 0), (0, 0)]
+        pad[axis] = (1, 1)
+        padded = np.pad(same, pad)
+        before, after = (padded[:-1], padded[1:]) if axis == 0 else (padded[:, :-1], padded[:, 1:])
+        thin |= ~before & ~after
+    return float((thin & unknown).sum() / unknown.sum())
+
+
+def unlabelled(target: Integer[np.ndarray, "h w"], table: ClassTable) -> bool:
+    """Return whether a mask teaches nothing: all void, or all background."""
+    names = table.labels.names
+    low, high = int(target.min()), int(target.max())
+    return low == len(names) or (low == high and names[low].lower() in ("background", "_background_"))
+
+
+__all__ = ["RAMPS", "TINY", "Examination", "RawMask", "examine", "unlabelled"]
