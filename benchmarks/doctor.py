@@ -22,6 +22,7 @@ from PIL import Image
 
 import fullconv
 
+# Folder of images, of masks, and number of classes. Any other folder is taken for the generated data set.
 BASES = {"stanford_bg": ("images", "semantic", 8), "siftflow": ("images", "semantic", 34)}
 OWN = {"class_never_present", "class_in_one_split", "extreme_imbalance"}
 PER_KIND = 2
@@ -49,13 +50,17 @@ class Corpus:
 
 
 def write_clean(base: Path, root: Path, count: int, chance: random.Random, avoid: set[str]) -> Corpus:
-    images, masks, classes = BASES[base.name]
-    stems = sorted(path.stem for path in (base / images).iterdir() if path.stem not in avoid)
+    images, masks, classes = BASES.get(base.name, ("images", "masks", 6))
+    files = {path.stem: path for path in sorted((base / images).iterdir())}
+    stems = sorted(files.keys() - avoid)
     chosen = chance.sample(stems, min(count, len(stems)))
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True)
     for stem in chosen:
-        shutil.copyfile(base / images / f"{stem}.jpg", root / "images" / f"{stem}.jpg")
+        if files[stem].suffix == ".jpg":
+            shutil.copyfile(files[stem], root / "images" / f"{stem}.jpg")
+        else:
+            Image.open(files[stem]).save(root / "images" / f"{stem}.jpg", quality=95)
         shutil.copyfile(base / masks / f"{stem}.png", root / "masks" / f"{stem}.png")
     cut = len(chosen) * 4 // 5
     (root / "train.txt").write_text("\n".join(chosen[:cut]))

@@ -1,0 +1,112 @@
+"""Every defect of the benchmark, injected into the generated data set: found in its file, and nothing else."""
+
+import importlib.util
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fullconv
+from fullconv.data import write_shapes
+from fullconv.data.problems import KINDS, Problem
+from fullconv.errors import DataError
+from fullconv.training import train
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "doctor.py"
+spec = importlib.util.spec_from_file_location("doctor_benchmark", BENCHMARK)
+benchmark = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(benchmark)
+
+ABOUT_THE_SET = {"class_never_present", "class_in_one_split", "extreme_imbalance"}
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    root = tmp_path_factory.mktemp("shapes")
+    write_shapes(root, count=24, sizes=(96, 128))
+    return root
+
+
+@pytest.fixture
+def corpus(shapes, tmp_path):
+    return benchmark.write_clean(shapes, tmp_path / "set", 24, random.Random(0), set())
+
+
+def findings(root):
+    diagnosis = fullconv.check(root)
+    return {(problem.kind, file.name) for problem in diagnosis.problems for file in problem.files}
+
+
+def test_a_clean_set_has_no_problems(corpus):
+    diagnosis = fullconv.check(corpus.root)
+    assert diagnosis.problems == () and not diagnosis.has_errors
+
+
+@pytest.mark.parametrize("name", benchmark.DEFECTS)
+def test_every_defect_is_found_where_it_is(corpus, name):
+    stem = corpus.free.pop()
+    benchmark.DEFECTS[name](corpus, stem)
+    found = findings(corpus.root)
+    assert corpus.expected <= found
+    kinds = {kind for kind, _ in corpus.expected}
+    assert {kind for kind, _ in found} - ABOUT_THE_SET <= kinds
+    assert all(stem in file or file.endswith(".txt") for kind, file in found if kind in kinds)
+
+
+def test_what_blocks_training_is_what_training_says(corpus, tmp_path):
+    benchmark.DEFECTS["stray_ids"](corpus, (corpus.root / "train.txt").read_text().split("\n")[0])
+    error = next(problem for problem in fullconv.check(corpus.root).problems if problem.severity == "error")
+    with pytest.raises(DataError) as raised:
+        train(corpus.root, tmp_path / "run", settings={"model.trunk": "small"}, quiet=True)
+    assert str(raised.value) == str(error)
+    assert not (tmp_path / "run").exists()
+
+
+def test_classes_are_judged_over_the_set(corpus):
+    (corpus.root / "classes.txt").write_text((corpus.root / "classes.txt").read_text() + "\nnever\nonce\n")
+    stem = (corpus.root / "test.txt").read_text().split("\n")[0]
+    ids = corpus.ids(stem)
+    ids[:2, :2] = 7
+    Image.fromarray(ids).save(corpus.mask(stem))
+    seen = {problem.kind: problem.seen for problem in fullconv.check(corpus.root).problems}
+    assert "never" in seen["class_never_present"]
+    assert "only test holds once" in seen["class_in_one_split"]
+    assert "once" in seen["extreme_imbalance"]
+
+
+def test_numbers_are_those_of_the_pixels(corpus):
+    diagnosis = fullconv.check(corpus.root)
+    source = diagnosis.source
+    pixels = sum(source.dataset(split)[i].target.numel() for split in source.splits for i in range(len(source.splits[split])))
+    assert sum(int(counts.sum()) for counts in diagnosis.pixels.values()) <= pixels
+    assert sum(diagnosis.sizes.values()) == 24
+    assert diagnosis.frequencies.sum() == pytest.approx(1)
+    weighted = diagnosis.class_weights * diagnosis.frequencies
+    assert np.allclose(weighted[weighted > 0], weighted.max())
+    every = np.concatenate([source.dataset(s)[i].image.numpy().reshape(3, -1) for s in source.splits for i in range(len(source.splits[s]))], axis=1)
+    assert np.allclose(diagnosis.mean, every.mean(axis=1), atol=6) and np.allclose(diagnosis.std, every.std(axis=1), atol=6)
+    assert 1 >= diagnosis.upper_bound[4] > diagnosis.upper_bound[8] > diagnosis.upper_bound[32] > 0
+    json.dumps(diagnosis.to_dict(), allow_nan=False)
+
+
+def test_a_set_in_which_nothing_can_be_read_is_still_judged(corpus):
+    for path in (corpus.root / "masks").iterdir():
+        path.write_bytes(b"")
+    diagnosis = fullconv.check(corpus.root)
+    assert {problem.kind for problem in diagnosis.problems} == {"empty_file"}
+    assert diagnosis.to_dict()["upper_bound"] == dict.fromkeys(["4", "8", "16", "32"])
+
+
+def test_the_data_folder_stays_as_it_is(corpus):
+    before = {path: path.read_bytes() for path in corpus.root.rglob("*") if path.is_file()}
+    fullconv.check(corpus.root)
+    assert {path: path.read_bytes() for path in corpus.root.rglob("*") if path.is_file()} == before
+
+
+def test_kinds_of_problems_are_known():
+    with pytest.raises(ValueError, match="unknown kind"):
+        Problem("nonsense", (Path("a"),), "x", "y")
+    assert set(KINDS.values()) == {"error", "warning"}
