@@ -239,7 +239,9 @@ def near_duplicate_across_splits(c: Corpus, stem: str) -> None:
     twin = f"{stem}_near"
     image = Image.open(c.image(stem))
     size = (round(image.width * 0.9), round(image.height * 0.9))
-    image.resize(size, Image.Resampling.BICUBIC).save(c.root / "images" / f"{twin}.jpg", quality=c.chance.randrange(40, 90))
+    image.resize(size, Image.Resampling.BICUBIC).save(
+        c.root / "images" / f"{twin}.jpg", quality=c.chance.randrange(40, 90)
+    )
     Image.open(c.mask(stem)).resize(size, Image.Resampling.NEAREST).save(c.mask(twin))
     with other_list(c, stem).open("a") as file:
         file.write(f"\n{twin}")
@@ -271,7 +273,9 @@ def matches(expected: tuple[str, str], pairs: set[tuple[str, str]]) -> bool:
     return expected in pairs
 
 
-def run(base: Path, folder: Path, count: int, seed: int, avoid: set[str]) -> tuple[Counter[str], Counter[str], list[str], float]:
+def run(
+    base: Path, folder: Path, count: int, seed: int, avoid: set[str]
+) -> tuple[Counter[str], Counter[str], list[str], float]:
     chance = random.Random(seed)
     corpus = write_clean(base, folder, count, chance, avoid)
     own, milliseconds = found(folder)
@@ -308,7 +312,9 @@ def main() -> None:
     for number in range(options.corpora):
         name = list(BASES)[number % len(BASES)]
         with tempfile.TemporaryDirectory() as folder:
-            one = run(options.shared / "data" / name, Path(folder) / "set", options.images, options.seed + number, avoid[name])
+            one = run(
+                options.shared / "data" / name, Path(folder) / "set", options.images, options.seed + number, avoid[name]
+            )
         injected += one[0]
         missed += one[1]
         wrong += [f"corpus {number} ({name}): {line}" for line in one[2]]

@@ -127,7 +127,9 @@ def test_classes_are_inferred_with_their_palette(tmp_path: Path) -> None:
     image = Image.fromarray(np.array([[0, 3, 255]], np.uint8))
     image.putpalette([9, 8, 7, 6, 5, 4] + [1, 1, 1] * 254)
     image.save(tmp_path / "b.png")
-    entries = infer_entries([MaskFile(saved(tmp_path, np.array([[1]], np.uint8))), MaskFile(tmp_path / "b.png")], WHERE, frozenset({255}))
+    entries = infer_entries(
+        [MaskFile(saved(tmp_path, np.array([[1]], np.uint8))), MaskFile(tmp_path / "b.png")], WHERE, frozenset({255})
+    )
     assert [entry.name for entry in entries] == ["class 0", "class 1", "class 2", "class 3"]
     assert [entry.colour for entry in entries] == [(9, 8, 7), (6, 5, 4), (1, 1, 1), (1, 1, 1)]
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fullconv.doctor import refuse_bad
 from fullconv.data.generated import SHAPES, draw_shapes, write_shapes
+from fullconv.doctor import refuse_bad
 from fullconv.errors import UsageError
 
 

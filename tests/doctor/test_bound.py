@@ -31,7 +31,9 @@ def test_is_the_loop_version(height, width, seed):
     for stride, mean_iu in bound.mean_iu().items():
         hits, predicted, truth = np.sum([by_cells(mask, 3, stride) for mask in masks], axis=0)
         union = truth + predicted - hits
-        expected = np.mean([hits[index] / union[index] for index in range(3) if truth[index]]) if truth.any() else np.nan
+        expected = (
+            np.mean([hits[index] / union[index] for index in range(3) if truth[index]]) if truth.any() else np.nan
+        )
         assert mean_iu == pytest.approx(expected, nan_ok=True)
 
 

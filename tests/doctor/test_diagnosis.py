@@ -80,14 +80,25 @@ def test_classes_are_judged_over_the_set(corpus):
 def test_numbers_are_those_of_the_pixels(corpus):
     diagnosis = fullconv.check(corpus.root)
     source = diagnosis.source
-    pixels = sum(source.dataset(split)[i].target.numel() for split in source.splits for i in range(len(source.splits[split])))
+    pixels = sum(
+        source.dataset(split)[i].target.numel() for split in source.splits for i in range(len(source.splits[split]))
+    )
     assert sum(int(counts.sum()) for counts in diagnosis.pixels.values()) <= pixels
     assert sum(diagnosis.sizes.values()) == 24
     assert diagnosis.frequencies.sum() == pytest.approx(1)
     weighted = diagnosis.class_weights * diagnosis.frequencies
     assert np.allclose(weighted[weighted > 0], weighted.max())
-    every = np.concatenate([source.dataset(s)[i].image.numpy().reshape(3, -1) for s in source.splits for i in range(len(source.splits[s]))], axis=1)
-    assert np.allclose(diagnosis.mean, every.mean(axis=1), atol=6) and np.allclose(diagnosis.std, every.std(axis=1), atol=6)
+    every = np.concatenate(
+        [
+            source.dataset(s)[i].image.numpy().reshape(3, -1)
+            for s in source.splits
+            for i in range(len(source.splits[s]))
+        ],
+        axis=1,
+    )
+    assert np.allclose(diagnosis.mean, every.mean(axis=1), atol=6) and np.allclose(
+        diagnosis.std, every.std(axis=1), atol=6
+    )
     assert 1 >= diagnosis.upper_bound[4] > diagnosis.upper_bound[8] > diagnosis.upper_bound[32] > 0
     json.dumps(diagnosis.to_dict(), allow_nan=False)
 

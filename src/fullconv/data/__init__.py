@@ -13,16 +13,16 @@ from .source import DataSource, Record, SampleDataset
 from .transforms import TrainingTransform
 
 __all__ = [
+    "FORMATS",
     "Augmented",
     "Batch",
     "CachedDataset",
     "ClassTable",
     "DataSource",
     "Description",
-    "Problem",
-    "FORMATS",
     "EpochSampler",
     "LabelSet",
+    "Problem",
     "Record",
     "Sample",
     "SampleDataset",

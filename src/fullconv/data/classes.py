@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..errors import DataError, UsageError
 from .files import mask_palette, read_text
-from .masks import Mask, MaskFile
 from .labels import VOID_COLOUR, Colour, LabelSet, voc_palette
+from .masks import Mask, MaskFile
 
 VOID = "void"
 """What a class is called whose pixels do not count."""
@@ -81,9 +81,7 @@ class ClassTable:
             colours = {VOID_COLOUR: labels.ignore_index} | colours
         return cls(labels, ids, colours, where)
 
-    def target(
-        self, mask: Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"], path: Path
-    ) -> Int64[Tensor, "h w"]:
+    def target(self, mask: Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"], path: Path) -> Int64[Tensor, "h w"]:
         """Return a mask as class ids; what is void becomes ``labels.ignore_index``.
 
         Args:

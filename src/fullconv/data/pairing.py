@@ -131,4 +131,3 @@ def _by_stem(files: Iterable[Path], stem: Stem) -> dict[str, list[Path]]:
     for file in files:
         groups.setdefault(stem(file), []).append(file)
     return groups
-

@@ -145,9 +145,9 @@ class _Study:
         self.pixels = {split: np.zeros(classes, np.int64) for split in source.splits}
         self.sizes: Counter[tuple[int, int]] = Counter()
         self.modes: dict[str, list[Path]] = {}
-        self.moments: list[tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3"]]] = []
+        self.moments: list[tuple[Float[np.ndarray, 3], Float[np.ndarray, 3]]] = []
         self.bound = StrideBound(classes)
-        self.seen: list[tuple[str, Record, bytes, Float[np.ndarray, "768"]]] = []
+        self.seen: list[tuple[str, Record, bytes, Float[np.ndarray, 768]]] = []
 
     def add(self, split: str, found: Examination) -> None:
         """Take in one sample."""
@@ -197,8 +197,10 @@ class _Study:
             files = (self.seen[second][1].image, self.seen[first][1].image)
             places = f"{self.seen[second][0]} and {self.seen[first][0]}"
             kind = "duplicate_across_splits" if same else "near_duplicate_across_splits"
-            seen = f"is {'the same file as' if same else f'nearly the same picture (correlation {alike:.4f}) as'} {files[1]}"
-            yield Problem(kind, files, f"{seen}, in {places}", "keep it in one of the splits, or scores flatter")
+            how = "the same file" if same else f"nearly the same picture (correlation {alike:.4f})"
+            yield Problem(
+                kind, files, f"is {how} as {files[1]}, in {places}", "keep it in one of the splits, or scores flatter"
+            )
 
     def _classes(self) -> Iterator[Problem]:
         names, table = self.source.labels.names, self.source.table.where

@@ -147,7 +147,9 @@ def _examine_mask_file(found: Examination, path: Path) -> bool:
         if image.mode in ("LA", "PA", "RGBA"):
             low, high = image.getchannel("A").getextrema()
             kind = "alpha_mask" if low == high else "transparent_mask"
-            seen = "has an alpha channel" + ("" if low == high else ", which is not the same everywhere and is not read")
+            seen = "has an alpha channel" + (
+                "" if low == high else ", which is not the same everywhere and is not read"
+            )
             remedy = "save it without" if low == high else "move what alpha says into the ids, and save it without"
             found.problems.append(Problem(kind, (path,), seen, remedy))
     return True

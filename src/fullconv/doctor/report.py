@@ -103,7 +103,11 @@ def _picture(path: Path) -> UInt8[np.ndarray, "h w 3"] | None:
     except Exception:  # It is shown because it is broken: whatever Pillow says, there is no picture then.
         return None
     # Ids of a few classes are nearly black: stretch them.
-    return pixels if pixels.max(initial=0) > 64 else (pixels.astype(np.uint16) * 255 // max(1, pixels.max())).astype(np.uint8)
+    return (
+        pixels
+        if pixels.max(initial=0) > 64
+        else (pixels.astype(np.uint16) * 255 // max(1, pixels.max())).astype(np.uint8)
+    )
 
 
 def _data_url(pixels: UInt8[np.ndarray, "h w 3"]) -> str:

@@ -130,7 +130,9 @@ def test_camvid(tmp_path):
         split = "val" if stem == "c" else "train"
         write_image(tmp_path / split / f"{stem}.png")
         write_mask(tmp_path / f"{split}annot" / f"{stem}.png", ids)
-        (tmp_path / f"{split}.txt").write_text(f"/SegNet/CamVid/{split}/{stem}.png /SegNet/CamVid/{split}annot/{stem}.png")
+        (tmp_path / f"{split}.txt").write_text(
+            f"/SegNet/CamVid/{split}/{stem}.png /SegNet/CamVid/{split}annot/{stem}.png"
+        )
     source = read_back(tmp_path, "camvid", ["sky", "building", "pole"], splits=SPLIT)
     assert source.labels.num_classes == 11
     write_mask(tmp_path / "valannot" / "c.png", np.full((H, W), 11, np.uint8))
@@ -155,10 +157,17 @@ def coco_tree(segmentation, category=(1, 2)):
         tree["images"].append({"id": number + 10, "file_name": f"{stem}.jpg", "height": H, "width": W})
         for index, (which, ring) in enumerate(rectangles(number)):
             # Smaller objects are drawn last.
-            tree["annotations"].append({
-                "id": len(tree["annotations"]), "image_id": number + 10, "category_id": category[which - 1],
-                "segmentation": segmentation(number, which, ring), "area": 200 - index, "iscrowd": 0, "bbox": [0, 0, 1, 1],
-            })
+            tree["annotations"].append(
+                {
+                    "id": len(tree["annotations"]),
+                    "image_id": number + 10,
+                    "category_id": category[which - 1],
+                    "segmentation": segmentation(number, which, ring),
+                    "area": 200 - index,
+                    "iscrowd": 0,
+                    "bbox": [0, 0, 1, 1],
+                }
+            )
     return tree
 
 
@@ -176,7 +185,9 @@ def plain_runs(number, which, ring):
     return {"size": [H, W], "counts": counts if flat[0] == 0 else [0, *counts]}
 
 
-@pytest.mark.parametrize("segmentation", [lambda number, which, ring: [ring], runs, plain_runs], ids=["rings", "text", "runs"])
+@pytest.mark.parametrize(
+    "segmentation", [lambda number, which, ring: [ring], runs, plain_runs], ids=["rings", "text", "runs"]
+)
 def test_coco(tmp_path, segmentation):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "instances_train2017.json").write_text(json.dumps(coco_tree(segmentation)))
@@ -219,7 +230,13 @@ def test_labelme(tmp_path, kind):
         shapes = []
         for which, (left, top, right, _, _, bottom, *_) in rectangles(number):
             points = [[left, top], [right, top], [right, bottom], [left, bottom]]
-            shape = {"label": ["", "low", "tall"][which], "points": points, "shape_type": kind, "group_id": None, "flags": {}}
+            shape = {
+                "label": ["", "low", "tall"][which],
+                "points": points,
+                "shape_type": kind,
+                "group_id": None,
+                "flags": {},
+            }
             if kind != "polygon":
                 shape["points"] = [[left, top], [right, bottom]]
             if kind == "mask":
@@ -354,7 +371,9 @@ def one_hot(ids, axis):
     return np.stack([ids == number for number in range(3)], axis=axis)
 
 
-@pytest.mark.parametrize("form", [lambda ids: ids, lambda ids: one_hot(ids, 0), lambda ids: one_hot(ids, 2).astype(np.uint8)])
+@pytest.mark.parametrize(
+    "form", [lambda ids: ids, lambda ids: one_hot(ids, 0), lambda ids: one_hot(ids, 2).astype(np.uint8)]
+)
 def test_arrays(tmp_path, form):
     (tmp_path / "masks").mkdir()
     for stem, ids in TRUTHS.items():
@@ -414,6 +433,8 @@ def test_an_unknown_format(tmp_path):
 def test_a_broken_annotation_names_the_file(tmp_path):
     (tmp_path / "annotations").mkdir()
     path = tmp_path / "annotations" / "x.json"
-    path.write_text('{"images": [{"id": 1}], "categories": [], "annotations": [{"segmentation": [[1, 2, 3]], "image_id": 1}]}')
+    path.write_text(
+        '{"images": [{"id": 1}], "categories": [], "annotations": [{"segmentation": [[1, 2, 3]], "image_id": 1}]}'
+    )
     with pytest.raises(DataError, match=r"x.json: is not as COCO describes it"):
         open_dataset(tmp_path)

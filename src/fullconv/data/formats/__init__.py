@@ -78,7 +78,8 @@ def _open(root: Path, description: Description, where: Path | None, format: str 
     if name not in FORMATS:
         near = difflib.get_close_matches(name, FORMATS, 1)
         raise UsageError(
-            f"format {name!r} is unknown; " + (f"did you mean {near[0]!r}?" if near else f"choose of {', '.join(FORMATS)}")
+            f"format {name!r} is unknown; "
+            + (f"did you mean {near[0]!r}?" if near else f"choose of {', '.join(FORMATS)}")
         )
     contents = _described(FORMATS[name].read(root, description), description, where)
     if strict:

@@ -44,10 +44,14 @@ def read(root: Path, description: Description) -> Contents:
             entries = entries or _entries(tree["categories"])
             splits.setdefault(_split(path), []).extend(_records(path, tree, root, entries, problems))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"{path}: is not as COCO describes it ({type(error).__name__}: {error}); export it again") from None
+            raise DataError(
+                f"{path}: is not as COCO describes it ({type(error).__name__}: {error}); export it again"
+            ) from None
     if not splits:
         raise DataError(f"{root}: no JSON file here holds COCO segmentations; name the file, such as instances.json")
-    return Contents({name: tuple(records) for name, records in splits.items()}, where, entries, problems=tuple(problems))
+    return Contents(
+        {name: tuple(records) for name, records in splits.items()}, where, entries, problems=tuple(problems)
+    )
 
 
 def _files(root: Path) -> list[Path]:

@@ -9,9 +9,9 @@ from ..pairing import Pairs, read_stems
 from ..source import Contents, Record
 
 NAMES = (
-    "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
-    "pottedplant sheep sofa train tvmonitor"
-).split()
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+)
 LISTS = ("ImageSets/Segmentation", ".")
 
 
@@ -35,7 +35,10 @@ def class_entries() -> list[ClassEntry]:
 def listed_splits(root: Path, pairs: Pairs, description: Description) -> dict[str, tuple[Record, ...]]:
     """Return the samples of every list that is found, or all of them in no split."""
     if description.splits:
-        lists = {name: read_stems(root / stems) if isinstance(stems, str) else stems for name, stems in description.splits.items()}
+        lists = {
+            name: read_stems(root / stems) if isinstance(stems, str) else stems
+            for name, stems in description.splits.items()
+        }
         return {name: pairs.listed(stems, root / name) for name, stems in lists.items()}
     folder = next((root / name for name in LISTS if any((root / name).glob("*.txt"))), None)
     files = {name: folder / f"{name}.txt" for name in ("train", "val", "test", "trainval")} if folder else {}

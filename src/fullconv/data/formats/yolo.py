@@ -88,7 +88,14 @@ def _images(path: Path, tree: Mapping[str, Any], split: str | Sequence[str]) -> 
 def _record(image: Path, masks: str | None, background: int, problems: list[Problem]) -> Record | None:
     if masks:
         folder = _sibling(image, masks).parent
-        file = next((folder / f"{image.stem}{suffix}" for suffix in MASK_SUFFIXES if (folder / f"{image.stem}{suffix}").is_file()), None)
+        file = next(
+            (
+                folder / f"{image.stem}{suffix}"
+                for suffix in MASK_SUFFIXES
+                if (folder / f"{image.stem}{suffix}").is_file()
+            ),
+            None,
+        )
         if file is None:
             seen = f"has no mask of the same stem in {folder}"
             problems.append(Problem("missing_mask", (image,), seen, "add the mask, or remove the image"))
@@ -122,8 +129,8 @@ def _polygons(path: Path) -> tuple[tuple[int, Any], ...]:
             rows.append((int(words[0]), polygon(corners, relative=True)))
         except (ValueError, DataError):
             raise DataError(
-                f"{path}: line {number} is no polygon ({line.strip()[:40]!r}); write a class id and at least three x y, "
-                f"each from 0 to 1 (boxes alone are not segmentations)"
+                f"{path}: line {number} is no polygon ({line.strip()[:40]!r}); write a class id and at least three "
+                f"x y, each from 0 to 1 (boxes alone are not segmentations)"
             ) from None
     return tuple(sorted(rows, key=lambda row: -_area(row[1].rings[0])))
 
