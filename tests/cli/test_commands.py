@@ -54,7 +54,7 @@ def first(folder):
 
 def test_help_names_every_command():
     text = run("--help").stdout
-    assert all(command in text for command in ("demo", "train", "evaluate", "predict", "inspect"))
+    assert all(command in text for command in ("demo", "check", "train", "evaluate", "predict", "inspect"))
 
 
 def test_help_does_not_import_torch():
@@ -63,6 +63,34 @@ def test_help_does_not_import_torch():
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\nsys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, env=ENVIRONMENT).returncode == 0
+
+
+def test_check_of_a_good_set(data, tmp_path):
+    text = run("check", data, "--report", tmp_path / "page.html", "--write", tmp_path / "dataset.yaml").stdout
+    assert "format folder" in text and "stride 8" in text and "triangle" in text
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("data:image/jpeg;base64,") >= 5 and "triangle" in page and 'src="http' not in page
+    record = json.loads(run("check", tmp_path / "dataset.yaml", "--json").stdout)
+    assert record == json.loads(run("check", data, "--json").stdout) | {"root": record["root"]}
+
+
+def test_check_of_a_bad_set(data):
+    bad = first(data / "masks")
+    Image.fromarray(np.full((10, 10), 99, np.uint8)).save(bad)
+    first(data / "images").write_bytes(b"")
+    record = json.loads(run("check", data, "--json", code=3).stdout)
+    assert record["format"] == "folder" and sum(record["splits"].values()) == 6
+    assert record["classes"][0] == "background" and record["ignore_index"] == 255
+    assert set(record["upper_bound"]) == {"4", "8", "16", "32"}
+    found = {problem["kind"]: problem for problem in record["problems"]}
+    assert found["stray_ids"]["severity"] == "error" and found["stray_ids"]["files"] == [str(bad)]
+    assert found["stray_ids"]["remedy"] and "empty_file" in found
+    assert "remedy: " in run("check", data, code=3).stdout
+
+
+def test_check_of_what_is_no_data_set(tmp_path):
+    assert "give a folder with images/ and masks/" in run("check", tmp_path, code=3).stderr
+    assert "did you mean 'voc'" in run("check", tmp_path, "--format", "vco", code=2).stderr
 
 
 def test_train_leaves_a_run_folder(shapes):

@@ -56,6 +56,40 @@ def test_every_defect_is_found_where_it_is(corpus, name):
     assert all(stem in file or file.endswith(".txt") for kind, file in found if kind in kinds)
 
 
+NEEDS_A_TABLE = {"off_by_one_ids", "stray_ids"}
+
+
+@pytest.mark.parametrize("name", [name for name in benchmark.DEFECTS if name not in NEEDS_A_TABLE])
+def test_every_defect_is_found_without_a_table_of_classes_too(corpus, name):
+    (corpus.root / "classes.txt").unlink()
+    benchmark.DEFECTS[name](corpus, corpus.free.pop())
+    assert corpus.expected <= findings(corpus.root)
+
+
+def test_a_stray_id_makes_no_class(tmp_path):
+    write_shapes(tmp_path / "set", count=60, sizes=(40, 40))
+    (tmp_path / "set" / "classes.txt").unlink()
+    mask = sorted((tmp_path / "set" / "masks").iterdir())[7]
+    ids = np.array(Image.open(mask))
+    ids[:3] = 77
+    Image.fromarray(ids).save(mask)
+    assert fullconv.open_dataset(tmp_path / "set").labels.num_classes == 6
+    assert findings(tmp_path / "set") == {("stray_ids", mask.name)}
+
+
+def test_masks_of_0_and_255_are_explained(tmp_path):
+    for folder, mode in (("images", "RGB"), ("masks", "L")):
+        (tmp_path / folder).mkdir()
+        for number in range(4):
+            pixels = np.random.default_rng(number).integers(0, 2, (40, 50), np.uint8) * 255
+            Image.fromarray(pixels).convert(mode).save(tmp_path / folder / f"{number}.png")
+    diagnosis = fullconv.check(tmp_path)
+    problem = next(problem for problem in diagnosis.problems if problem.kind == "binary_255_mask")
+    assert len(problem.files) == 4 and "ignore_index: null" in problem.remedy
+    (tmp_path / "dataset.yaml").write_text("classes: {0: background, 255: object}\nignore_index: null")
+    assert not fullconv.check(tmp_path).has_errors
+
+
 def test_what_blocks_training_is_what_training_says(corpus, tmp_path):
     benchmark.DEFECTS["stray_ids"](corpus, (corpus.root / "train.txt").read_text().split("\n")[0])
     error = next(problem for problem in fullconv.check(corpus.root).problems if problem.severity == "error")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..errors import DataError
 from .options import DataPath, Json, print_json
 
 if TYPE_CHECKING:
@@ -45,8 +46,10 @@ def check(
         _print(diagnosis)
         for path in filter(None, (report, write)):
             print(f"written: {path}")
-    if diagnosis.has_errors:
-        sys.exit(3)
+    errors = sum(problem.severity == "error" for problem in diagnosis.problems)
+    if errors:
+        print(f"fullconv: {data}: {errors} kinds of errors, training would refuse it", file=sys.stderr)
+        raise typer.Exit(DataError.exit_code)
 
 
 def _print(diagnosis: "Diagnosis") -> None:

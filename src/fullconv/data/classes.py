@@ -1,5 +1,7 @@
 """From what stands in mask files (ids, colours) to the class ids a network learns."""
 
+import contextlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +23,7 @@ VOID = "void"
 _UNKNOWN = np.iinfo(np.int64).min
 _IDS = 65536
 _MOST_COLOURS = 256
+_RARE = 0.02
 
 
 @dataclass(frozen=True)
@@ -194,24 +197,52 @@ def _target_of(raw: int, to: int | str, entries: Sequence[ClassEntry], numbers: 
     return numbers[name]
 
 
-def infer_entries(masks: Sequence[Mask], where: Path, void: frozenset[int]) -> list[ClassEntry]:
+def infer_entries(masks: Sequence[Mask], where: Path, void: frozenset[int], *, strict: bool = True) -> list[ClassEntry]:
     """Return classes learned from the masks: ids 0 … largest, or every colour that occurs.
 
-    Ids are coloured by the first palette found. Colours are numbered in the order of their packed values; VOC's
-    void colour is no class.
+    An id that lies beyond a gap in the numbers and stands in hardly any mask is taken for a mistake, not for a class.
+    Ids are coloured by the first palette found. Colours are numbered in the order of their packed values; VOC's void colour is no class.
 
     Args:
         masks: Every mask; all are read.
         where: The file in which a class table could be written, for messages.
         void: Ids that are no classes.
+        strict: Whether to raise; else masks that cannot be read are passed over, and where the others tell no
+            classes there is one, with id 0.
 
     Raises:
         DataError: A mask cannot be read, or the masks hold fewer than two classes, or too many colours to be classes.
     """
-    ids: set[int] = set()
-    packed: set[int] = set()
+    try:
+        ids, packed, read = _contents(masks, where, strict)
+        if colours := [_unpacked(number) for number in sorted(packed)]:
+            named = [("#{:02x}{:02x}{:02x}".format(*colour), colour) for colour in colours if colour != VOID_COLOUR]
+            return [ClassEntry(number, name, colour) for number, (name, colour) in enumerate(named)]
+        classes = _without_strays({number: count for number, count in ids.items() if number not in void}, read)
+        if min(classes, default=0) < 0 or max(classes, default=0) < 1 or max(classes) >= _IDS:
+            raise DataError(
+                f"{masks[0].path.parent}: the masks hold only the ids {_listed(ids)}, which tell no classes; "
+                f"list the ids in a dataset.yaml, such as classes: {{0: background, 255: object}}"
+            )
+    except DataError:
+        if strict:
+            raise
+        return [ClassEntry(0, "class 0")]
+    palette = dict(enumerate(_first_palette(masks)))
+    return [ClassEntry(number, f"class {number}", palette.get(number)) for number in range(max(classes) + 1)]
+
+
+def _contents(masks: Sequence[Mask], where: Path, strict: bool) -> tuple[Counter[int], set[int], int]:
+    """Return in how many masks each id stands, all packed colours, and how many masks could be read."""
+    ids, packed, read = Counter[int](), set[int](), 0
     for mask in masks:
-        pixels = mask.read()
+        try:
+            pixels = mask.read()
+        except DataError:
+            if strict:
+                raise
+            continue
+        read += 1
         if pixels.ndim == 2:
             ids.update(int(number) for number in np.unique(pixels))
         else:
@@ -221,17 +252,25 @@ def infer_entries(masks: Sequence[Mask], where: Path, void: frozenset[int]) -> l
                 f"{mask.path}: with it the masks hold more than {_MOST_COLOURS} colours, too many to be classes; "
                 f"write {where} with the colour of each class {_example(where)}, and save masks without smoothing"
             )
-    if packed:
-        return [ClassEntry(index, f"#{number:06x}", _unpacked(number)) for index, number in enumerate(sorted(packed))]
-    classes = ids - void
-    if min(classes, default=0) < 0 or max(classes, default=0) < 1 or max(classes) >= _IDS:
-        raise DataError(
-            f"{masks[0].path.parent}: the masks hold only the ids {_listed(ids)}, which tell no classes; "
-            f"list the ids in a dataset.yaml, such as classes: {{0: background, 255: object}}"
-        )
-    palettes = (mask_palette(mask.path) for mask in masks if isinstance(mask, MaskFile))
-    colours = dict(enumerate(next((palette for palette in palettes if palette), ())))
-    return [ClassEntry(number, f"class {number}", colours.get(number)) for number in range(max(classes) + 1)]
+    return ids, packed, read
+
+
+def _without_strays(ids: Mapping[int, int], masks: int) -> list[int]:
+    """Return the ids in ascending order, up to the first after a gap from which on all are rare."""
+    ordered = sorted(ids)
+    for place in range(1, len(ordered)):
+        beyond = ordered[place:]
+        if beyond[0] > ordered[place - 1] + 1 and all(ids[number] <= _RARE * masks for number in beyond):
+            return ordered[:place]
+    return ordered
+
+
+def _first_palette(masks: Sequence[Mask]) -> Sequence[Colour]:
+    for mask in masks:
+        with contextlib.suppress(DataError):
+            if isinstance(mask, MaskFile) and (palette := mask_palette(mask.path)):
+                return palette
+    return ()
 
 
 def _unpacked(number: int) -> Colour:

@@ -25,7 +25,7 @@ KINDS: dict[str, Severity] = {
     "alpha_mask": "warning",
     "transparent_mask": "error",
     "antialiased_mask": "warning",
-    "rgb_mask_without_table": "error",
+    "rgb_mask_without_table": "warning",
     "binary_255_mask": "error",
     "off_by_one_ids": "error",
     "stray_ids": "error",

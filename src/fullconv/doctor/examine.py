@@ -216,7 +216,7 @@ def _examine_colours(found: Examination, mask: Integer[np.ndarray, "h w 3"], tab
     if not table.colours:
         seen = "is an RGB mask, and the classes have no colours"
         remedy = f"write {table.where} with the colour of each class"
-        found.problems.append(Problem("rgb_mask_without_table", (path,), seen, remedy))
+        found.problems.append(Problem("rgb_mask_without_table", (path,), seen, remedy, blocks=True))
         return
     target = table.from_colours(mask)
     unknown = target < 0

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ...errors import DataError, UsageError
 from ..classes import ClassEntry, ClassTable, infer_entries
 from ..description import Description, read_description
-from ..problems import refuse
+from ..problems import Problem, refuse
 from ..source import Contents, DataSource, Record, made_splits
 from . import ade20k, camvid, cityscapes, coco, cvat, folder, labelme, labelstudio, pet, roboflow, sbd, table, voc, yolo
 
@@ -84,11 +84,11 @@ def _open(root: Path, description: Description, where: Path | None, format: str 
     contents = _described(FORMATS[name].read(root, description), description, where)
     if strict:
         refuse(contents.problems)
-    splits = _splits(root, contents)
-    entries = _entries(contents, splits)
+    splits = _splits(root, contents, strict)
+    entries = _entries(contents, splits, strict)
     table = ClassTable.of(entries, contents.where, contents.ignore_index, contents.label_map)
     complete = description.completed(name, entries, contents.ignore_index, contents.label_map)
-    return DataSource(root, name, splits, table, contents.problems, complete)
+    return DataSource(root, name, splits, table, (*contents.problems, *_learned(contents, table, splits)), complete)
 
 
 def _recognised(root: Path, description: Description) -> str:
@@ -109,8 +109,12 @@ def _described(contents: Contents, description: Description, where: Path | None)
     )
 
 
-def _splits(root: Path, contents: Contents) -> dict[str, tuple[Record, ...]]:
+def _splits(root: Path, contents: Contents, strict: bool) -> dict[str, tuple[Record, ...]]:
     splits = contents.splits
+    if not strict:
+        splits = {name: records for name, records in splits.items() if records}
+        if not splits:
+            refuse(contents.problems)
     if set(splits) == {""}:
         splits = made_splits(splits[""])
     for name, records in splits.items():
@@ -121,9 +125,20 @@ def _splits(root: Path, contents: Contents) -> dict[str, tuple[Record, ...]]:
     return splits
 
 
-def _entries(contents: Contents, splits: dict[str, tuple[Record, ...]]) -> list[ClassEntry]:
+def _learned(contents: Contents, table: ClassTable, splits: dict[str, tuple[Record, ...]]) -> list[Problem]:
+    """Warn where colours had to be taken for classes."""
+    if contents.entries is not None or not all(name.startswith("#") for name in table.labels.names):
+        return []
+    masks = tuple(record.mask.path for records in splits.values() for record in records)
+    seen = f"is an RGB mask, and there is no class table: its colours were taken for {table.labels.num_classes} classes"
+    remedy = f"write {table.where} with the name and colour of each class"
+    return [Problem("rgb_mask_without_table", masks, seen, remedy)]
+
+
+def _entries(contents: Contents, splits: dict[str, tuple[Record, ...]], strict: bool) -> list[ClassEntry]:
     if contents.entries is not None:
         return contents.entries
     ignored = () if contents.ignore_index is None else (contents.ignore_index,)
     masks = {record.mask.path: record.mask for records in splits.values() for record in records}
-    return infer_entries(list(masks.values()), contents.where, frozenset((*ignored, *contents.label_map)))
+    void = frozenset((*ignored, *contents.label_map))
+    return infer_entries(list(masks.values()), contents.where, void, strict=strict)
