@@ -201,7 +201,8 @@ def infer_entries(masks: Sequence[Mask], where: Path, void: frozenset[int], *, s
     """Return classes learned from the masks: ids 0 … largest, or every colour that occurs.
 
     An id that lies beyond a gap in the numbers and stands in hardly any mask is taken for a mistake, not for a class.
-    Ids are coloured by the first palette found. Colours are numbered in the order of their packed values; VOC's void colour is no class.
+    Ids are coloured by the first palette found. Colours are numbered in the order of their packed values; VOC's void
+    colour is no class.
 
     Args:
         masks: Every mask; all are read.
