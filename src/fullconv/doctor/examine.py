@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int64, Integer
 from PIL import Image
 
 from ..data.classes import ClassTable
-from ..data.files import opened, rgb_pixels
+from ..data.files import image_size, opened, rgb_pixels
 from ..data.labels import Colour
 from ..data.masks import MaskFile, RawMask
 from ..data.problems import Problem
@@ -66,11 +66,20 @@ class Examination:
     target: Integer[np.ndarray, "h w"] | None = None
 
 
-def examine(record: Record, table: ClassTable) -> Examination:
-    """Read both files of a sample and return what they show; never raises for what is in them."""
+def examine(record: Record, table: ClassTable, *, thorough: bool = True) -> Examination:
+    """Read both files of a sample and return what they show; never raises for what is in them.
+
+    Args:
+        record: The sample.
+        table: The classes and how masks spell them.
+        thorough: Decode the image as well; else its header is enough, and only ``size`` is known of it.
+    """
     found = Examination(record)
     with _collecting(found, record.image):
-        _examine_image(found)
+        if thorough:
+            _examine_image(found)
+        else:
+            found.size = image_size(record.image)
     with _collecting(found, record.mask.path):
         _examine_mask(found, table)
     return found
