@@ -210,7 +210,8 @@ def sixteen_bit_image(c: Corpus, stem: str) -> None:
 
 def tiny_image(c: Corpus, stem: str) -> None:
     side = c.chance.randrange(8, 32)
-    left, top = c.chance.randrange(100), c.chance.randrange(100)
+    height, width = c.ids(stem).shape
+    left, top = c.chance.randrange(width - side), c.chance.randrange(height - side)
     Image.open(c.image(stem)).crop((left, top, left + side, top + side)).save(c.image(stem), quality=95)
     Image.fromarray(c.ids(stem)[top : top + side, left : left + side]).save(c.mask(stem))
     c.expect("tiny_image", c.image(stem))
