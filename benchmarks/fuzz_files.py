@@ -2,8 +2,8 @@
 
     python benchmarks/fuzz_files.py --files 20000 --seed 0
 
-Small images and masks of every kind we read are mutated: cut off, bits flipped, bytes overwritten, header numbers made huge,
-pieces repeated. Each is read as an image, as a mask, and for its size. Allowed are an answer or a ``DataError``.
+Small images and masks of every kind we read are mutated: cut off, bits flipped, bytes overwritten, header numbers
+made huge, pieces repeated. Each is read as an image, as a mask, and for its size. Allowed are an answer or a ``DataError``.
 """
 
 import argparse
@@ -93,9 +93,8 @@ def bomb(data: bytes, chance: random.Random) -> bytes:
     side = chance.choice([9000, 20000, 60000])
     header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     rows = zlib.compress(bytes(side + 1) * min(side, 200), 9)
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        chunk(name, body) for name, body in ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))
-    )
+    chunks = ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(name, body) for name, body in chunks)
 
 
 def chunk(name: bytes, body: bytes) -> bytes:
