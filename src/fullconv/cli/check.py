@@ -68,7 +68,7 @@ def _print(diagnosis: "Diagnosis") -> None:
     console.print(table)
     sizes = ", ".join(f"{h}×{w} ({count})" for (h, w), count in list(diagnosis.sizes.items())[:_SHOWN])
     console.print(f"sizes (height × width): {sizes}{', …' if len(diagnosis.sizes) > _SHOWN else ''}")
-    console.print(f"mean {_three(diagnosis.mean)}  std {_three(diagnosis.std)} (red, green, blue; 0–255)")
+    console.print(f"mean {_three(diagnosis.mean)}  std {_three(diagnosis.std)} (of the channels, 0–255)")
     bounds = "  ".join(f"stride {stride}: {bound:.3f}" for stride, bound in diagnosis.upper_bound.items())
     console.print(f"best mean IU these masks allow: {bounds}")
     console.print(f"recommended finest stride: {diagnosis.recommended_stride}")

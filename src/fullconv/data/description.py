@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt, StrictStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)
 
 from ..errors import DataError
 from .classes import VOID, ClassEntry
@@ -17,6 +26,15 @@ from .files import read_text, write_atomically
 _UNION_TAG = re.compile(r"list\[.*\]|str|int|\[key\]")
 _CLASS_FORMS = "a list of names, id: name, or name: [red, green, blue]"
 _Channel = Annotated[int, Field(ge=0, le=255)]
+
+
+def _ascending(limits: tuple[float, float]) -> tuple[float, float]:
+    if not limits[0] < limits[1]:
+        raise ValueError("give the smaller value first")
+    return limits
+
+
+_Range = Annotated[tuple[float, float], AfterValidator(_ascending)]
 
 
 class _Entry(BaseModel):
@@ -56,6 +74,10 @@ class Description(BaseModel):
             ignored. By default ``classes.txt``, else inferred from the masks.
         ignore_index: Id in the masks that is void; ``null`` for none.
         label_map: Other id in the masks → class name, class id (as in ``classes``), or ``void``.
+        bands: Which bands of the image files are the channels, from 1; by default red, green, blue.
+        range: The values in the image files that become 0 and 255; by default their type's whole range.
+        stack: Folder of files of the same stems whose bands are further channels, such as depth → the values that
+            become 0 and 255 (null for their type's whole range).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -68,6 +90,9 @@ class Description(BaseModel):
     classes: Annotated[list[_Entry], BeforeValidator(_as_rows)] | None = None
     ignore_index: StrictInt | None = 255
     label_map: dict[StrictInt, StrictInt | StrictStr] = {}
+    bands: Annotated[list[Annotated[StrictInt, Field(ge=1)]], Field(min_length=1)] | None = None
+    range: _Range | None = None
+    stack: dict[StrictStr, _Range | None] = {}
 
     def entries(self) -> list[ClassEntry] | None:
         """Return the classes with their ids in the masks (by default the position), or None."""

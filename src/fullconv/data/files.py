@@ -1,6 +1,7 @@
 """Image and mask files in, output files out; every error names the file."""
 
 import contextlib
+import io
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".mat", ".npy")
 """Extensions, in lower case, of the files that count as masks."""
 
 _ORIENTATION = 0x0112
+_BOMB_BYTES, _BOMB_RATIO = 1 << 27, 250
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -36,37 +38,47 @@ _TURNS = {
 }
 
 
-def read_image(path: str | Path) -> UInt8[Tensor, "3 h w"]:
+def read_image(path: str | Path, content: bytes | None = None) -> UInt8[Tensor, "3 h w"]:
     """Read any image file as red, green, blue (0–255), turned the way its EXIF orientation says.
 
     Grey, palette and CMYK are converted, 16-bit grey is scaled to 8 bits, transparency is dropped (a
     transparent pixel keeps its colour), and of several frames the first is read.
 
+    Args:
+        path: The file.
+        content: Its bytes, where it lies inside another file and ``path`` is only its name for messages.
+
     Raises:
         DataError: The file is missing, empty, broken, too large, or its pixels are floats; the message names
             it.
     """
-    with opened(Path(path)) as image:
+    with opened(Path(path), content) as image:
         return to_rgb(image)
 
 
-def read_mask(path: str | Path) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
+def read_mask(
+    path: str | Path, content: bytes | None = None
+) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
     """Read a mask as it stands in the file: raw ids, or red, green, blue where it is a colour image.
 
     Palette images give their indices, 1-bit images 0 and 1, 8- and 16-bit images their values; transparency
     is dropped. An ``.npy`` array holds ids h×w, colours h×w×3, or one class a layer (one-hot, h×w×k or k×h×w);
     a ``.mat`` file is one of SBD's.
 
+    Args:
+        path: The file.
+        content: As for ``read_image``.
+
     Raises:
         DataError: The file is missing, empty, broken, too large, a JPEG, or its pixels are floats.
     """
     path = Path(path)
-    if path.suffix.lower() in ARRAY_READERS:
+    if path.suffix.lower() in ARRAY_READERS and content is None:
         return ARRAY_READERS[path.suffix.lower()](path)
-    with opened(path) as image:
+    with opened(path, content) as image:
         if image.format in ("JPEG", "MPO"):
             raise DataError("is a JPEG, whose compression changes class ids; save masks as PNG")
-        return _raw_mask(_upright(image))
+        return _raw_mask(upright(image))
 
 
 def _raw_mask(mask: Image.Image) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
@@ -91,13 +103,17 @@ def is_turned(path: Path) -> bool:
         return image.format != "TIFF" and _orientation(Image.Image.getexif, image) >= 5
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
+def image_size(path: str | Path, content: bytes | None = None) -> tuple[int, int]:
     """Return (height, width) in pixels as ``read_image`` would give them, from the file's header alone.
+
+    Args:
+        path: The file.
+        content: As for ``read_image``.
 
     Raises:
         DataError: The file is missing, empty, too large, or not an image.
     """
-    with opened(Path(path)) as image:
+    with opened(Path(path), content) as image:
         width, height = image.size
         # Pillow's TIFF sizes are upright already; the base class's method does not decode a PNG to find EXIF.
         turned = image.format != "TIFF" and _orientation(Image.Image.getexif, image) >= 5
@@ -158,7 +174,7 @@ def rgb_pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     Raises:
         DataError: Its pixels are floats.
     """
-    image = _upright(image)
+    image = upright(image)
     if image.mode == "F":
         raise DataError("has floating-point pixels, whose range is unknown; save it as 8- or 16-bit PNG")
     if image.mode.startswith("I"):
@@ -169,7 +185,8 @@ def rgb_pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     return np.array(image.convert("RGB"))
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """Return a PIL image, loaded and turned the way its EXIF orientation says."""
     # Loading first: Pillow turns TIFF files itself while it loads them, and then drops the tag.
     image.load()
     turn = _TURNS.get(_orientation(type(image).getexif, image))
@@ -185,17 +202,23 @@ def _orientation(getexif: Callable[[Any], Image.Exif], image: Image.Image) -> in
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
     """Open an image file for a block, and name the file in whatever goes wrong in the block.
+
+    Args:
+        path: The file.
+        content: As for ``read_image``.
 
     Raises:
         DataError: The file is missing, empty, broken or too large; the message names it.
     """
-    if not path.is_file():
+    if content is None and not path.is_file():
         raise DataError(f"{path}: no such file; check the path, or remove it from the data set's list")
     try:
+        size = path.stat().st_size if content is None else len(content)
         # A file, not a path: from a path, Pillow 13 maps plain TIFFs to memory and scrambles those on their side.
-        with path.open("rb") as file, Image.open(file) as image:
+        with path.open("rb") if content is None else io.BytesIO(content) as file, Image.open(file) as image:
+            _refuse_bomb(image, size)
             yield image
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
@@ -204,14 +227,24 @@ def opened(path: Path) -> Iterator[Image.Image]:
     # Pillow's decoders also raise SyntaxError, ValueError, struct.error and others on broken files.
     except Exception as error:
         raise DataError(
-            f"{path}: {_complaint(path, error)}; replace the file, or remove it from the data set"
+            f"{path}: {_complaint(size, error)}; replace the file, or remove it from the data set"
         ) from None
 
 
-def _complaint(path: Path, error: Exception) -> str:
+def _refuse_bomb(image: Image.Image, size: int) -> None:
+    """Refuse a file that would fill the memory with nothing: no camera's or mask's bytes unfold that far."""
+    unfolded = image.size[0] * image.size[1] * (1 if image.mode in ("1", "L", "P") else 4)
+    if unfolded > _BOMB_BYTES and unfolded > _BOMB_RATIO * size:
+        raise DataError(
+            f"unfolds {size} bytes to {image.size[1]}×{image.size[0]} pixels, as decompression bombs do; "
+            f"if it is meant, save it as tiles or as GeoTIFF"
+        )
+
+
+def _complaint(size: int, error: Exception) -> str:
     if isinstance(error, PermissionError):
         return "may not be read (permission denied)"
-    if path.stat().st_size == 0:
+    if size == 0:
         return "is empty (0 bytes)"
     if isinstance(error, UnidentifiedImageError):
         return "is not an image that Pillow can read"

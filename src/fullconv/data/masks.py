@@ -9,6 +9,7 @@ from jaxtyping import Integer, UInt8
 
 from ..errors import DataError
 from .files import image_size, read_mask
+from .raster import Window, read_raster
 from .shapes import Shape
 
 RawMask = Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]
@@ -24,8 +25,8 @@ class Mask(Protocol):
         """The file that messages name."""
         ...
 
-    def read(self) -> RawMask:
-        """Return it as ids or colours.
+    def read(self, window: Window | None = None) -> RawMask:
+        """Return it, or a window of it, as ids or colours.
 
         Raises:
             DataError: It cannot be read; the message names the file.
@@ -39,9 +40,28 @@ class MaskFile:
 
     path: Path
 
-    def read(self) -> RawMask:
-        """Return the file's ids or colours."""
-        return read_mask(self.path)
+    def read(self, window: Window | None = None) -> RawMask:
+        """Return the file's ids or colours; the file is decoded whole."""
+        return _cut(read_mask(self.path), window)
+
+
+@dataclass(frozen=True)
+class RasterMask:
+    """A mask in a GeoTIFF, of which a window can be read alone: one band of ids, or red, green, blue."""
+
+    path: Path
+
+    def read(self, window: Window | None = None) -> RawMask:
+        """Return the ids or colours."""
+        raw = read_raster(self.path, window)
+        if raw.shape[2] == 3 and raw.dtype == np.uint8:
+            return raw
+        if raw.shape[2] != 1:
+            raise DataError(f"{self.path}: has {raw.shape[2]} bands; save a mask as one band of class ids")
+        ids = raw[..., 0].astype(np.int32)
+        if raw.dtype.kind == "f" and not np.array_equal(ids, raw[..., 0]):
+            raise DataError(f"{self.path}: holds numbers that are not whole; save class ids")
+        return ids
 
 
 @dataclass(frozen=True)
@@ -61,8 +81,8 @@ class ClassFiles:
         """The first class's file."""
         return self.files[0][1]
 
-    def read(self) -> RawMask:
-        """Return the ids."""
+    def read(self, window: Window | None = None) -> RawMask:
+        """Return the ids; the files are decoded whole."""
         ids: Integer[np.ndarray, "h w"] | None = None
         for number, path in self.files:
             part = read_mask(path)
@@ -74,7 +94,7 @@ class ClassFiles:
             ids[inside] = number
         if ids is None:
             raise DataError("a sample has no mask file of any class")
-        return ids
+        return _cut(ids, window)
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,8 +113,8 @@ class Drawing:
     shapes: tuple[tuple[int, Shape], ...]
     background: int
 
-    def read(self) -> RawMask:
-        """Return the ids."""
+    def read(self, window: Window | None = None) -> RawMask:
+        """Return the ids; all is drawn, also for a window."""
         size = image_size(self.image)
         ids = np.full(size, self.background, np.int32)
         try:
@@ -102,4 +122,10 @@ class Drawing:
                 ids[shape.mask(size)] = number
         except DataError as error:
             raise DataError(f"{self.path}: {error}; correct the annotation of {self.image.name}") from None
-        return ids
+        return _cut(ids, window)
+
+
+def _cut(
+    mask: RawMask, window: Window | None
+) -> Integer[np.ndarray, "part_h part_w"] | UInt8[np.ndarray, "part_h part_w 3"]:
+    return mask if window is None else np.ascontiguousarray(window.cut(mask))

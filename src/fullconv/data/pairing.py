@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from .files import IMAGE_SUFFIXES, MASK_SUFFIXES, read_text
+from .images import picture
 from .masks import MaskFile
 from .problems import Problem
 from .source import Record
@@ -50,7 +51,7 @@ class Pairs:
         """
         return cls(
             (images, masks),
-            _by_stem(files_in(images, IMAGE_SUFFIXES), stems[0]),
+            _by_stem(files_in(images, (*IMAGE_SUFFIXES, ".npy")), stems[0]),
             _by_stem(files_in(masks, MASK_SUFFIXES), stems[1]),
         )
 
@@ -90,7 +91,7 @@ class Pairs:
                 if len(files) > 1:
                     seen = f"{len(files)} files have the stem {stem!r} ({', '.join(file.name for file in files)})"
                     self.problems.append(Problem("duplicate_stem", tuple(files), seen, "keep one of them"))
-            records.append(Record(stem, self.images[stem][0], MaskFile(self.masks[stem][0])))
+            records.append(Record(stem, picture(self.images[stem][0]), MaskFile(self.masks[stem][0])))
         return tuple(records)
 
     def _report_alone(

@@ -7,8 +7,19 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from ..errors import DataError
+
 FILL = (124, 116, 104)
 """Red, green, blue of pixels outside the image: ImageNet's mean, which a network normalises to about zero."""
+
+
+def filling(channels: int, fill: tuple[int, int, int] = FILL) -> Float[Tensor, "c 1 1"]:
+    """Return the channels of a pixel outside the image: ``fill``, and 0 (no data) in any further channel.
+
+    >>> filling(4).flatten().tolist()
+    [124.0, 116.0, 104.0, 0.0]
+    """
+    return torch.tensor((fill + (0,) * channels)[:channels], dtype=torch.float32).view(-1, 1, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,13 +28,13 @@ class Sample:
 
     Attributes:
         stem: File name without folder and extension.
-        image: Red, green, blue, 0–255.
+        image: Red, green, blue in 8 bits, or any channels as floats; 0–255.
         target: Class ids, or ``ignore_index``.
         ignore_index: Id of the target pixels that neither train nor count.
     """
 
     stem: str
-    image: UInt8[Tensor, "3 h w"]
+    image: UInt8[Tensor, "c h w"] | Float[Tensor, "c h w"]
     target: Int64[Tensor, "h w"]
     ignore_index: int = 255
 
@@ -33,13 +44,13 @@ class Batch:
     """Samples of one size, ready for a network.
 
     Attributes:
-        images: Red, green, blue, 0.0–255.0 (the network normalises).
+        images: Red, green, blue, or any channels, 0.0–255.0 (the network normalises).
         targets: Class ids, or the label set's ``ignore_index``.
         stems: One per image.
         ignore_index: Id of the target pixels that neither train nor count.
     """
 
-    images: Float[Tensor, "n 3 h w"]
+    images: Float[Tensor, "n c h w"]
     targets: Int64[Tensor, "n h w"]
     stems: tuple[str, ...]
     ignore_index: int = 255
@@ -51,12 +62,21 @@ def collate(samples: Sequence[Sample], ignore_index: int, fill: tuple[int, int, 
     Args:
         samples: One or more.
         ignore_index: Target of padded pixels.
-        fill: Red, green, blue (0–255) of padded pixels.
+        fill: Red, green, blue (0–255) of padded pixels; further channels are 0.
+
+    Raises:
+        DataError: Images have different numbers of channels.
     """
+    channels = samples[0].image.shape[0]
+    for sample in samples:
+        if sample.image.shape[0] != channels:
+            raise DataError(
+                f"image {sample.stem} has {sample.image.shape[0]} channels, {samples[0].stem} {channels}; "
+                f"say which bands to use: bands: [1, 2, 3] in a dataset.yaml"
+            )
     height = max(sample.image.shape[1] for sample in samples)
     width = max(sample.image.shape[2] for sample in samples)
-    colour = torch.tensor(fill, dtype=torch.float32).view(1, 3, 1, 1)
-    images = colour.repeat(len(samples), 1, height, width)
+    images = filling(channels, fill).repeat(len(samples), 1, height, width)
     targets = torch.full((len(samples), height, width), ignore_index)
     for image, target, sample in zip(images, targets, samples, strict=True):
         h, w = sample.target.shape

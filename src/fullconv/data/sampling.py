@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -99,10 +100,17 @@ class Augmented(Dataset[Sample]):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         index, draw_seed = key
         sample = self.dataset[index]
-        with torch.random.fork_rng(devices=[]):
-            # torch.manual_seed would also reseed the GPUs, whose state is not restored here.
-            torch.default_generator.manual_seed(draw_seed)
+        with seeded(draw_seed):
             return self.transform(sample)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's default CPU generator for a block, and leave it as it was."""
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would also reseed the GPUs, whose state is not restored here.
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 class CachedDataset(Dataset[Sample]):

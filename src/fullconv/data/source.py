@@ -1,7 +1,7 @@
 """A data set that was opened: which samples there are, and what the ids in their masks mean."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,21 +13,25 @@ from torch.utils.data import Dataset
 from ..errors import DataError
 from .classes import ClassEntry, ClassTable
 from .description import Description
-from .files import image_size, is_turned, read_image
+from .files import is_turned
+from .images import Picture
 from .labels import LabelSet
 from .masks import Mask
 from .problems import Problem
+from .raster import Window
 from .sample import Sample
 
 SPLITS = ("train", "val", "test")
 
+_STRIP = 1 << 25
+
 
 @dataclass(frozen=True)
 class Record:
-    """Where one sample lies: its stem, its image file, and its truth."""
+    """Where one sample lies: its stem, its image, and its truth."""
 
     stem: str
-    image: Path
+    image: Picture
     mask: Mask
 
 
@@ -98,13 +102,13 @@ class DataSource:
         """
         return SampleDataset(self, self.records(split), transform)
 
-    def read_target(self, record: Record) -> Int64[Tensor, "h w"]:
-        """Read a sample's truth as class ids; void is ``labels.ignore_index``.
+    def read_target(self, record: Record, window: Window | None = None) -> Int64[Tensor, "h w"]:
+        """Read a sample's truth, or a window of it, as class ids; void is ``labels.ignore_index``.
 
         Raises:
             DataError: It cannot be read, or holds an id or colour that is no class.
         """
-        return self.table.target(record.mask.read(), record.mask.path)
+        return self.table.target(record.mask.read(window), record.mask.path)
 
     def image_size(self, record: Record) -> tuple[int, int]:
         """Return (height, width) of a sample's image in pixels, from the file's header.
@@ -112,7 +116,7 @@ class DataSource:
         Raises:
             DataError: The file cannot be read.
         """
-        return image_size(record.image)
+        return record.image.size()
 
     def class_pixels(self, split: str) -> Int64[Tensor, "k"]:
         """Return how many pixels of every class a split has; every mask is read.
@@ -123,18 +127,32 @@ class DataSource:
         classes = self.labels.num_classes
         counts = torch.zeros(classes, dtype=torch.long)
         for record in self.records(split):
-            target = self.read_target(record)
-            counts += torch.bincount(target[target < classes], minlength=classes)
+            for _, target in self.target_strips(record):
+                counts += torch.bincount(target[target < classes], minlength=classes)
         return counts
 
-    def read_sample(self, record: Record) -> Sample:
-        """Read one sample.
+    def target_strips(self, record: Record) -> Iterator[tuple[int, Int64[Tensor, "h w"]]]:
+        """Yield a sample's truth in strips of bounded size, with the number of their first row.
+
+        Raises:
+            DataError: It cannot be read.
+        """
+        height, width = record.image.size()
+        rows = max(1, _STRIP // width)
+        if rows >= height:
+            yield 0, self.read_target(record)
+            return
+        for top in range(0, height, rows):
+            yield top, self.read_target(record, Window(top, 0, min(rows, height - top), width))
+
+    def read_sample(self, record: Record, window: Window | None = None) -> Sample:
+        """Read one sample, or a window of it.
 
         Raises:
             DataError: A file cannot be read, sizes differ, or the mask holds an id or colour that is no
                 class.
         """
-        image, target = read_image(record.image), self.read_target(record)
+        image, target = record.image.read(window), self.read_target(record, window)
         _check_sizes(record, (image.shape[1], image.shape[2]), (target.shape[0], target.shape[1]))
         return Sample(record.stem, image, target, self.labels.ignore_index)
 
@@ -167,16 +185,16 @@ def _check_sizes(record: Record, image: tuple[int, int], mask: tuple[int, int]) 
 
 def size_problem(record: Record, image: tuple[int, int], mask: tuple[int, int]) -> Problem:
     """Return what is wrong with a mask whose (height, width) is not its image's."""
-    seen = f"mask is {mask[0]}×{mask[1]} (height × width), its image {record.image} is {image[0]}×{image[1]}"
-    if image == mask[::-1] and is_turned(record.image):
+    seen = f"mask is {mask[0]}×{mask[1]} (height × width), its image {record.image.path} is {image[0]}×{image[1]}"
+    if image == mask[::-1] and is_turned(record.image.path):
         return Problem(
             "exif_rotation",
-            (record.mask.path, record.image),
+            (record.mask.path, record.image.path),
             f"{seen} once turned by its EXIF orientation",
             "turn the mask as well, or remove the orientation from the image if the mask was drawn without it",
         )
     remedy = "export the mask again at the image's size, without smoothing"
-    return Problem("size_mismatch", (record.mask.path, record.image), seen, remedy)
+    return Problem("size_mismatch", (record.mask.path, record.image.path), seen, remedy)
 
 
 def made_splits(records: Sequence[Record]) -> dict[str, tuple[Record, ...]]:

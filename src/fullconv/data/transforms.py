@@ -4,14 +4,15 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from ..errors import UsageError
-from .sample import FILL, Sample
+from .images import Pixels
+from .sample import FILL, Sample, filling
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,10 @@ class TrainingTransform:
         crop: Height and width of the result; None leaves images whole and does not scale them.
         scale: Smallest and largest factor, drawn log-uniformly; sizes in the result ÷ sizes in the image.
         flip: Probability of mirroring left to right, 0–1.
-        colour: Brightness, contrast and saturation change by factors in 1 ± ``colour``; 0–1.
-        fill: Red, green, blue (0–255) where the scaled image is smaller than the crop: at the bottom and
-            right.
+        colour: Brightness, contrast and saturation of the first three channels (of fewer: of the first) change by
+            factors in 1 ± ``colour``; 0–1.
+        fill: Red, green, blue (0–255) where the scaled image is smaller than the crop, at the bottom and right;
+            further channels are 0 there.
         ignore_index: Target there.
 
     Raises:
@@ -60,10 +62,14 @@ class TrainingTransform:
         pixels = self._recoloured(image.as_subclass(Tensor))
         return self._padded(replace(sample, image=pixels, target=mask.as_subclass(Tensor)))
 
+    def draw_scale(self) -> float:
+        """Draw a factor, log-uniformly from ``scale``."""
+        return math.exp(_draw(math.log(self.scale[0]), math.log(self.scale[1])))
+
     def _scaled_window(
         self, image: tv_tensors.Image, mask: tv_tensors.Mask, crop: tuple[int, int]
     ) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        scale = math.exp(_draw(math.log(self.scale[0]), math.log(self.scale[1])))
+        scale = self.draw_scale()
         # The window is cut before scaling, so that the cost depends on the crop and not on the scale.
         top, height, new_height = _window(image.shape[-2], crop[0], scale)
         left, width, new_width = _window(image.shape[-1], crop[1], scale)
@@ -73,21 +79,25 @@ class TrainingTransform:
         image = F.resize(image, [new_height, new_width], InterpolationMode.BILINEAR, antialias=True)
         return image, tv_tensors.Mask(_resized_nearest(mask.as_subclass(Tensor), new_height, new_width))
 
-    def _recoloured(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 h w"]:
+    def _recoloured(self, image: Pixels) -> Pixels:
         if self.colour == 0:
             return image
         low, high = 1 - self.colour, 1 + self.colour
-        image = F.adjust_brightness(image, _draw(low, high))
-        image = F.adjust_contrast(image, _draw(low, high))
-        image = F.adjust_saturation(image, _draw(low, high))
-        return image
+        colours = image[:3] if image.shape[0] >= 3 else image[:1]
+        # torchvision takes floats for 0–1.
+        colours = colours / 255 if image.is_floating_point() else colours
+        colours = F.adjust_brightness(colours, _draw(low, high))
+        colours = F.adjust_contrast(colours, _draw(low, high))
+        colours = F.adjust_saturation(colours, _draw(low, high))
+        colours = colours * 255 if image.is_floating_point() else colours
+        return torch.cat([colours, image[colours.shape[0] :]])
 
     def _padded(self, sample: Sample) -> Sample:
         height, width = self.crop or sample.target.shape
         h, w = sample.target.shape
         if (h, w) == (height, width):
             return sample
-        image = torch.tensor(self.fill, dtype=torch.uint8).view(3, 1, 1).repeat(1, height, width)
+        image = filling(sample.image.shape[0], self.fill).to(sample.image.dtype).repeat(1, height, width)
         target = torch.full((height, width), self.ignore_index)
         image[:, :h, :w] = sample.image
         target[:h, :w] = sample.target

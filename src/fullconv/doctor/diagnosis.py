@@ -36,7 +36,7 @@ class Diagnosis:
         problems: Errors first.
         pixels: Split → labelled pixels of every class.
         sizes: (height, width) → number of images.
-        mean: Of red, green and blue over all images, 0–255.
+        mean: Of each channel over all images, 0–255.
         std: Their standard deviation.
         upper_bound: Stride → the best mean IU that one class a cell of that stride can reach on these masks.
     """
@@ -147,7 +147,7 @@ class _Study:
         self.pixels = {split: np.zeros(classes, np.int64) for split in source.splits}
         self.sizes: Counter[tuple[int, int]] = Counter()
         self.modes: dict[str, list[Path]] = {}
-        self.moments: list[tuple[Float[np.ndarray, 3], Float[np.ndarray, 3]]] = []
+        self.moments: list[tuple[Float[np.ndarray, c], Float[np.ndarray, c]]] = []
         self.bound = StrideBound(classes)
         self.seen: list[tuple[str, Record, bytes, Float[np.ndarray, 768]]] = []
 
@@ -156,7 +156,7 @@ class _Study:
         self.problems += found.problems
         if found.size and found.mean is not None and found.square is not None and found.thumbnail is not None:
             self.sizes[found.size] += 1
-            self.modes.setdefault(_channels(found.mode), []).append(found.record.image)
+            self.modes.setdefault(_channels(found.mode), []).append(found.record.image.path)
             self.moments.append((found.mean, found.square))
             self.seen.append((split, found.record, found.digest, found.thumbnail))
         if found.target is not None:
@@ -170,17 +170,15 @@ class _Study:
     def diagnosis(self) -> Diagnosis:
         """Judge the whole."""
         problems = [*self.source.problems, *self.problems, *self._mixed(), *self._duplicates(), *self._classes()]
-        means = np.array([mean for mean, _ in self.moments]).reshape(-1, 3)
-        squares = np.array([square for _, square in self.moments]).reshape(-1, 3)
-        mean = means.mean(axis=0) if len(means) else np.full(3, math.nan)
-        variance = squares.mean(axis=0) - mean**2 if len(means) else np.full(3, math.nan)
+        alike = [moments for moments in self.moments if moments[0].shape == self.moments[0][0].shape]
+        mean, square = np.mean(alike, axis=0) if alike else np.full((2, 3), math.nan)
         return Diagnosis(
             source=self.source,
             problems=tuple(sorted(grouped(problems), key=lambda problem: problem.severity)),
             pixels=self.pixels,
             sizes=dict(self.sizes.most_common()),
             mean=tuple(mean.tolist()),
-            std=tuple(np.sqrt(np.maximum(variance, 0)).tolist()),
+            std=tuple(np.sqrt(np.maximum(square - mean**2, 0)).tolist()),
             upper_bound=self.bound.mean_iu(),
         )
 
@@ -196,7 +194,7 @@ class _Study:
         """Report images that stand in two splits, as the same file or nearly the same picture."""
         for first, second, alike in _pairs_across_splits(self.seen):
             same = self.seen[first][2] == self.seen[second][2]
-            files = (self.seen[second][1].image, self.seen[first][1].image)
+            files = (self.seen[second][1].image.path, self.seen[first][1].image.path)
             places = f"{self.seen[second][0]} and {self.seen[first][0]}"
             kind = "duplicate_across_splits" if same else "near_duplicate_across_splits"
             how = "the same file" if same else f"nearly the same picture (correlation {alike:.4f})"
@@ -251,6 +249,8 @@ def grouped(problems: Sequence[Problem]) -> list[Problem]:
 
 def _channels(mode: str) -> str:
     """Return how a person calls Pillow's mode; a palette counts as colour."""
+    if mode.endswith("bands"):
+        return mode
     if mode.startswith("I") or mode in ("L", "1", "F"):
         return "grey"
     return {"LA": "grey with alpha", "RGBA": "RGB with alpha", "PA": "RGB with alpha", "CMYK": "CMYK"}.get(mode, "RGB")

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64, Integer
+from jaxtyping import Bool, Float, Int64, Integer, Shaped
 from PIL import Image
 
 from ..data.classes import ClassTable
-from ..data.files import image_size, opened, rgb_pixels
+from ..data.files import opened, rgb_pixels
+from ..data.images import ImageFile
 from ..data.labels import Colour
 from ..data.masks import MaskFile, RawMask
 from ..data.problems import Problem
@@ -47,10 +48,10 @@ class Examination:
         record: The sample.
         problems: What is wrong with it.
         size: Height and width of the image in pixels, upright; None where it cannot be read.
-        mode: Pillow's name for the image's channels and depth, such as RGB, L, I;16.
-        digest: Of the image file's bytes.
+        mode: Pillow's name for the image's channels and depth, such as RGB, L, I;16; or the number of its bands.
+        digest: Of the image file's bytes, or of its pixels where it is part of a file.
         thumbnail: The image at 16×16, mean 0 and length 1, for finding near-duplicates.
-        mean: Of red, green, blue, 0–255.
+        mean: Of each channel, 0–255.
         square: Mean of their squares.
         target: Class ids, with void as the number of classes; None where the mask cannot be used.
     """
@@ -61,8 +62,8 @@ class Examination:
     mode: str = ""
     digest: bytes = b""
     thumbnail: Float[np.ndarray, "768"] | None = None
-    mean: Float[np.ndarray, "3"] | None = None
-    square: Float[np.ndarray, "3"] | None = None
+    mean: Float[np.ndarray, "c"] | None = None
+    square: Float[np.ndarray, "c"] | None = None
     target: Integer[np.ndarray, "h w"] | None = None
 
 
@@ -75,11 +76,11 @@ def examine(record: Record, table: ClassTable, *, thorough: bool = True) -> Exam
         thorough: Decode the image as well; else its header is enough, and only ``size`` is known of it.
     """
     found = Examination(record)
-    with _collecting(found, record.image):
+    with _collecting(found, record.image.path):
         if thorough:
             _examine_image(found)
         else:
-            found.size = image_size(record.image)
+            found.size = record.image.size()
     with _collecting(found, record.mask.path):
         _examine_mask(found, table)
     return found
@@ -97,23 +98,37 @@ def _collecting(found: Examination, path: Path) -> Iterator[None]:
 
 
 def _examine_image(found: Examination) -> None:
-    path = found.record.image
-    found.digest = hashlib.blake2b(path.read_bytes(), digest_size=16).digest() if path.is_file() else b""
-    with opened(path) as image:
-        _check_extension(found, image, path)
-        found.mode = image.mode
-        pixels = rgb_pixels(image)
+    path = found.record.image.path
+    pixels = _file_pixels(found, path) if isinstance(found.record.image, ImageFile) else _other_pixels(found)
     found.size = (pixels.shape[0], pixels.shape[1])
-    if found.mode.startswith("I"):
-        remedy = "nothing to do if that is fine; else scale it yourself and save 8 bits"
-        found.problems.append(Problem("sixteen_bit_image", (path,), "has 16 bits a channel, read as 8", remedy))
     if min(found.size) < TINY:
         seen = f"is only {found.size[0]}×{found.size[1]} pixels"
         remedy = f"remove it, or use a larger version (at least {TINY} on the shorter side)"
         found.problems.append(Problem("tiny_image", (path,), seen, remedy))
     found.thumbnail = _thumbnail(pixels)
-    sparse = pixels[::4, ::4].reshape(-1, 3).astype(np.float32)
+    sparse = pixels[::4, ::4].reshape(-1, pixels.shape[2]).astype(np.float32)
     found.mean, found.square = sparse.mean(axis=0, dtype=np.float64), (sparse**2).mean(axis=0, dtype=np.float64)
+
+
+def _file_pixels(found: Examination, path: Path) -> Integer[np.ndarray, "h w 3"]:
+    """Return red, green, blue of an image file, and report what its header tells."""
+    found.digest = hashlib.blake2b(path.read_bytes(), digest_size=16).digest() if path.is_file() else b""
+    with opened(path) as image:
+        _check_extension(found, image, path)
+        found.mode = image.mode
+        pixels = rgb_pixels(image)
+    if found.mode.startswith("I"):
+        remedy = "nothing to do if that is fine; else say range: [lowest, highest] in a dataset.yaml to keep all 16"
+        found.problems.append(Problem("sixteen_bit_image", (path,), "has 16 bits a channel, read as 8", remedy))
+    return pixels
+
+
+def _other_pixels(found: Examination) -> Shaped[np.ndarray, "h w c"]:
+    """Return the channels, 0–255, of an image that is no file of its own or more than colours."""
+    pixels = found.record.image.read().numpy().transpose(1, 2, 0)
+    found.mode = f"{pixels.shape[2]} bands"
+    found.digest = hashlib.blake2b(np.ascontiguousarray(pixels).tobytes(), digest_size=16).digest()
+    return pixels
 
 
 def _check_extension(found: Examination, image: Image.Image, path: Path) -> None:
@@ -123,8 +138,11 @@ def _check_extension(found: Examination, image: Image.Image, path: Path) -> None
         found.problems.append(Problem("wrong_extension", (path,), seen, f"rename it to {path.stem}{fitting[0]}"))
 
 
-def _thumbnail(pixels: Integer[np.ndarray, "h w 3"]) -> Float[np.ndarray, "768"]:
-    small = Image.fromarray(pixels).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, reducing_gap=2.0)
+def _thumbnail(pixels: Shaped[np.ndarray, "h w c"]) -> Float[np.ndarray, "768"]:
+    colours = pixels if pixels.shape[2] == 3 else pixels[..., [0, 1, 2] if pixels.shape[2] > 3 else [0, 0, 0]]
+    small = Image.fromarray(np.ascontiguousarray(colours, np.uint8)).resize(
+        (THUMBNAIL, THUMBNAIL), Image.Resampling.BOX, reducing_gap=2.0
+    )
     values = np.asarray(small, np.float32).ravel()
     values = values - values.mean()
     return values / max(1.0, float(np.linalg.norm(values)))

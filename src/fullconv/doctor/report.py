@@ -89,7 +89,7 @@ def _overlay(source: DataSource, record: Record) -> UInt8[np.ndarray, "h w 3"] |
         sample = source.read_sample(record)
     except DataError:
         return None
-    image, target = sample.image.permute(1, 2, 0).numpy(), sample.target.numpy()
+    image, target = as_colours(sample.image).permute(1, 2, 0).numpy(), sample.target.numpy()
     void = target >= source.labels.num_classes
     colours = np.array(source.labels.palette, np.uint8)[np.where(void, 0, target)]
     mixed = (image.astype(np.uint16) + colours) // 2

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.files import read_image, to_rgb
+from ..data.images import Bands, Pixels, as_colours
 from ..errors import ModelError, UsageError
 from ..models import FCN
 from .prediction import Prediction
@@ -34,23 +35,41 @@ class Predictor:
         if self.task not in model.heads:
             raise UsageError(f"the model has no task {self.task!r}; it has {', '.join(model.heads)}")
         self.label_set = model.labels[self.task]
+        self.channels = self.model.mean.shape[1]
 
     def predict(self, image: ImageLike) -> Prediction:
         """Return the class of every pixel.
 
         Args:
             image: A path, a PIL image, a uint8 array (h×w, h×w×3, h×w×4), or a uint8 tensor 3×h×w. EXIF rotation is
-                applied to files and PIL images.
+                applied to files and PIL images. For a network of other channels c than 3: a path, whose bands are read
+                as they were for training, or an array h×w×c or tensor c×h×w of values 0–255.
 
         Raises:
             DataError: The file cannot be read as an image; the message names it.
+            UsageError: It has other channels than the network.
         """
-        rgb = read_image(Path(image)) if isinstance(image, (str, Path)) else to_rgb(image)
-        labels, confidence = self._run(rgb)
-        return Prediction(labels.cpu().numpy(), confidence.cpu().numpy(), self.label_set, rgb.permute(1, 2, 0).numpy())
+        pixels = self._read(Path(image)) if isinstance(image, (str, Path)) else self._pixels(image)
+        labels, confidence = self._run(pixels)
+        shown = as_colours(pixels).permute(1, 2, 0).numpy()
+        return Prediction(labels.cpu().numpy(), confidence.cpu().numpy(), self.label_set, shown)
+
+    def _read(self, path: Path) -> Pixels:
+        config = self.model.config
+        if config is not None and config.bands:
+            return Bands(path, config.bands, config.value_range).read()
+        return read_image(path)
+
+    def _pixels(self, image: Image.Image | np.ndarray | Tensor) -> Pixels:
+        if self.channels in (1, 3) or isinstance(image, Image.Image):
+            return to_rgb(image)
+        pixels = (
+            image if isinstance(image, Tensor) else torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        )
+        return pixels if pixels.dtype == torch.uint8 else pixels.float()
 
     def labels(self, image: Tensor) -> Tensor:
-        """Return the class ids h×w of a uint8 image 3×h×w: what evaluation needs, and no more."""
+        """Return the class ids h×w of an image c×h×w, 0–255: what evaluation needs, and no more."""
         return self._logits(image).argmax(0)
 
     def _run(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,11 +82,10 @@ class Predictor:
     @torch.inference_mode()
     def _logits(self, image: Tensor) -> Tensor:
         batch = image[None].to(self.device).float()
-        channels = self.model.mean.shape[1]
-        if channels == 1:
+        if self.channels == 1:
             batch = batch.mean(1, keepdim=True)
-        elif channels != batch.shape[1]:
-            raise UsageError(f"the model takes {channels} channels, the image has {batch.shape[1]}")
+        elif self.channels != batch.shape[1]:
+            raise UsageError(f"the model takes {self.channels} channels, the image has {batch.shape[1]}")
         return self.model.logits(batch)[self.task][0]
 
 

@@ -23,6 +23,8 @@ class ModelConfig(BaseModel):
         scaled_skips: FCN-8s at once: fixed factors on the finer taps before their scores.
         learnable_upsampling: Train the bilinear kernels.
         normalisation: Mean and deviation of each channel in 0–255; null for the trunk's own.
+        bands: Which bands of an image file are the channels, from 1; null for red, green, blue.
+        value_range: The values in an image file that become 0 and 255; null for their type's whole range.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,6 +39,8 @@ class ModelConfig(BaseModel):
     scaled_skips: bool = False
     learnable_upsampling: bool = False
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    bands: tuple[Positive, ...] | None = None
+    value_range: tuple[float, float] | None = None
 
     @model_validator(mode="after")
     def _normalises_every_channel(self) -> "ModelConfig":

@@ -42,13 +42,15 @@ class DataSection(_Section):
     """How samples are drawn and changed; sizes in pixels, (height, width) or one number for both.
 
     ``crop: auto`` takes the median shorter side, rounded up to a multiple of 32, 512 at most; ``crop: none`` takes
-    whole images.
+    whole images. ``patches`` reads only the window that a crop needs, and chooses where it lies: see
+    :class:`fullconv.data.Patches`.
     """
 
     crop: Positive | tuple[Positive, Positive] | Literal["auto", "none"] = "auto"
     scale: tuple[PositiveReal, PositiveReal] = (0.5, 2.0)
     flip: Fraction01 = 0.5
     colour: Fraction01 = 0.3
+    patches: Literal["none", "uniform", "class", "foreground"] = "none"
     batch_size: Positive = 8
     replacement: bool = False
     workers: Annotated[int, Field(ge=0)] = 0

@@ -7,7 +7,7 @@ from functools import partial
 
 from torch.utils.data import DataLoader
 
-from ..data import Augmented, Batch, CachedDataset, DataSource, EpochSampler, TrainingTransform, collate
+from ..data import Augmented, Batch, CachedDataset, DataSource, EpochSampler, Patches, TrainingTransform, collate
 from .config import TrainConfig
 
 MULTIPLE, LARGEST_CROP = 32, 512
@@ -46,13 +46,17 @@ def build_feed(source: DataSource, config: TrainConfig) -> Feed:
     transform = TrainingTransform(
         crop, scale=data.scale, flip=data.flip, colour=data.colour, ignore_index=source.labels.ignore_index
     )
-    sampler = EpochSampler(len(samples), config.seed, replacement=data.replacement)
+    if data.patches == "none":
+        drawn: Augmented | Patches = Augmented(CachedDataset(samples, data.cache_mb << 20), transform)
+    else:
+        drawn = Patches(source, samples.records, transform, data.patches)
+    sampler = EpochSampler(len(drawn), config.seed, replacement=data.replacement)
     loader: DataLoader[Batch] = DataLoader(
-        Augmented(CachedDataset(samples, data.cache_mb << 20), transform),  # type: ignore[arg-type]
+        drawn,  # type: ignore[arg-type]
         batch_size=data.batch_size,
         sampler=sampler,
         num_workers=data.workers,
-        drop_last=len(samples) >= data.batch_size,
+        drop_last=len(drawn) >= data.batch_size,
         collate_fn=partial(collate, ignore_index=source.labels.ignore_index),
     )
     return Feed(loader, sampler, epochs, crop, evaluated_epochs(epochs, config.evaluations, "val" in source.splits))

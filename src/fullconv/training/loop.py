@@ -1,5 +1,6 @@
 """Training: read :func:`fit` for the loop and :func:`train_step` for one step."""
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from ..data import Batch, DataSource, open_dataset
+from ..data import Bands, Batch, DataSource, open_dataset
 from ..doctor import refuse_bad
 from ..evaluation import confusion
 from ..inference import Predictor
@@ -83,15 +84,32 @@ def train(
 
 
 def build_model(config: TrainConfig, source: DataSource) -> FCN:
-    """Return the network that ``config`` asks for, with the data set's classes."""
+    """Return the network that ``config`` asks for, with the data set's channels and classes."""
     section = config.model
+    image = source.records("train")[0].image
+    channels = image.channels()
+    normalisation = NORMALISATIONS.get(section.normalisation)
     options = section.model_dump(exclude={"trunk_weights", "normalisation"})
     model_config = ModelConfig(
         **options,
         tasks={DEFAULT_TASK: source.labels.num_classes},
-        normalisation=NORMALISATIONS.get(section.normalisation),
+        in_channels=channels,
+        bands=image.numbers or tuple(range(1, channels + 1)) if isinstance(image, Bands) else None,
+        value_range=image.value_range if isinstance(image, Bands) else None,
+        normalisation=normalisation if channels == 3 else channel_moments(source),
     )
     return FCN.from_config(model_config, section.trunk_weights, {DEFAULT_TASK: source.labels})
+
+
+def channel_moments(source: DataSource, most: int = 256) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and deviation (0–255) of each channel over the training images, at most so many of them."""
+    records = source.records("train")
+    chosen = records[:: math.ceil(len(records) / most)]
+    pixels = [record.image.read()[:, ::4, ::4].float().flatten(1) for record in chosen]
+    mean = torch.stack([part.mean(1) for part in pixels]).mean(0)
+    square = torch.stack([part.square().mean(1) for part in pixels]).mean(0)
+    std = (square - mean.square()).clamp(min=1).sqrt()
+    return tuple(mean.tolist()), tuple(std.tolist())
 
 
 def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = False) -> TrainResult:

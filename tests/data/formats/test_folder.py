@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fullconv.data.formats import open_dataset
+from fullconv.data.images import ImageFile
 from fullconv.data.masks import MaskFile
 from fullconv.data.source import DataSource, Record, made_splits
 from fullconv.doctor import refuse_bad
@@ -73,7 +74,7 @@ def test_without_lists_a_hash_splits(imitation: Write) -> None:
 @given(st.sets(st.text("abcdef", min_size=1, max_size=6), min_size=1, max_size=30))
 @settings(deadline=None, max_examples=60)
 def test_every_hash_split_is_a_partition_with_train_and_val(names: set[str]) -> None:
-    records = [Record(name, Path(name), MaskFile(Path(name))) for name in sorted(names)]
+    records = [Record(name, ImageFile(Path(name)), MaskFile(Path(name))) for name in sorted(names)]
     split = made_splits(records)
     assert sorted((r for part in split.values() for r in part), key=lambda r: r.stem) == records
     assert split == made_splits(records[::-1])
@@ -81,7 +82,7 @@ def test_every_hash_split_is_a_partition_with_train_and_val(names: set[str]) -> 
 
 
 def test_hash_split_has_the_published_proportions() -> None:
-    split = made_splits([Record(str(index), Path(), MaskFile(Path())) for index in range(3000)])
+    split = made_splits([Record(str(index), ImageFile(Path()), MaskFile(Path())) for index in range(3000)])
     assert [round(len(split[name]) / 3000, 1) for name in ("train", "val", "test")] == [0.8, 0.1, 0.1]
 
 

@@ -6,17 +6,20 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 from PIL import Image
+from pyarrow import parquet
 from pycocotools import mask as coco_mask
 from scipy.io import savemat
 
-from fullconv.data import open_dataset
+from fullconv.data import Window, open_dataset
 from fullconv.data.formats import FORMATS
 from fullconv.data.labels import voc_palette
 from fullconv.errors import DataError, UsageError
 from reference.rle_pack import encode
+from reference.tiff_pack import write_geotiff
 
 H, W = 24, 36
 STEMS = ("a", "b", "c")
@@ -437,4 +440,65 @@ def test_a_broken_annotation_names_the_file(tmp_path):
         '{"images": [{"id": 1}], "categories": [], "annotations": [{"segmentation": [[1, 2, 3]], "image_id": 1}]}'
     )
     with pytest.raises(DataError, match=r"x.json: is not as COCO describes it"):
+        open_dataset(tmp_path)
+
+
+def test_geotiff(tmp_path):
+    """Four bands of 16 bits; 200 is the masks' value for no data."""
+    bands = np.random.default_rng(0).integers(0, 65536, (3, H, W, 4), np.uint16)
+    for pixels, (stem, ids) in zip(bands, TRUTHS.items(), strict=True):
+        write_geotiff(tmp_path / "images" / f"{stem}.tif", pixels)
+        marked = ids.copy()
+        marked[0, 0] = 200
+        write_geotiff(tmp_path / "masks" / f"{stem}.tif", marked[..., None], nodata=200)
+    source = open_dataset(tmp_path)
+    assert source.format == "geotiff" and source.labels.names == ("class 0", "class 1", "class 2")
+    records = {record.stem: record for part in source.splits.values() for record in part}
+    for pixels, stem in zip(bands, STEMS, strict=True):
+        sample = source.read_sample(records[stem])
+        assert sample.image.numpy() == pytest.approx(pixels.transpose(2, 0, 1) / 257, abs=1e-4)
+        assert sample.target[0, 0] == source.labels.ignore_index
+        assert np.array_equal(sample.target.numpy()[1:], TRUTHS[stem][1:])
+        part = source.read_sample(records[stem], Window(3, 5, 7, 11))
+        assert part.image.equal(sample.image[:, 3:10, 5:16]) and part.target.equal(sample.target[3:10, 5:16])
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_huggingface(tmp_path, size):
+    """The layout of a pushed data set: structs of bytes and path, in row groups."""
+    rows = []
+    for stem, ids in TRUTHS.items():
+        write_image(tmp_path / "files" / f"{stem}.png")
+        write_mask(tmp_path / "files" / f"{stem}_mask.png", ids)
+        rows.append({key: (tmp_path / "files" / f"{stem}{end}.png").read_bytes() for key, end in ENDS.items()})
+    folder = tmp_path / "set" / "data"
+    folder.mkdir(parents=True)
+    for name, part in {"train-00000-of-00001": rows[:2], "validation-00000-of-00001": rows[2:]}.items():
+        columns = {key: [{"bytes": row[key], "path": None} for row in part] for key in ENDS}
+        parquet.write_table(pa.table(columns), folder / f"{name}.parquet", row_group_size=size)
+    (tmp_path / "set" / "id2label.json").write_text(json.dumps({"0": "ground", "1": "box", "2": "lid"}))
+    source = open_dataset(tmp_path / "set")
+    assert source.format == "huggingface" and source.labels.names == ("ground", "box", "lid")
+    assert {split: len(records) for split, records in source.splits.items()} == {"train": 2, "val": 1}
+    for record, stem in zip([*source.splits["train"], *source.splits["val"]], STEMS, strict=True):
+        sample = source.read_sample(record)
+        assert np.array_equal(sample.target.numpy(), TRUTHS[stem])
+        assert np.array_equal(
+            sample.image.permute(1, 2, 0).numpy(), np.array(Image.open(tmp_path / "files" / f"{stem}.png"))
+        )
+        assert source.read_sample(record, Window(2, 3, 4, 5)).image.equal(sample.image[:, 2:6, 3:8])
+
+
+ENDS = {"image": "", "annotation": "_mask"}
+
+
+def test_a_table_without_pictures_says_which_columns_are_needed(tmp_path):
+    parquet.write_table(pa.table({"text": ["a"], "image": [b"x"]}), tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=r"has the columns text, image; one must be called .* mask"):
+        open_dataset(tmp_path)
+    parquet.write_table(pa.table({"mask": [b"b"], "image": [b"x"]}), tmp_path / "train.parquet")
+    with pytest.raises(DataError, match=r"train.parquet\[mask, group 0, row 0\]: is not an image that Pillow can read"):
+        open_dataset(tmp_path)
+    (tmp_path / "train.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match="is no readable Parquet file"):
         open_dataset(tmp_path)

@@ -7,11 +7,29 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import DataError, UsageError
+from ..channels import with_channels
 from ..classes import ClassEntry, ClassTable, infer_entries
 from ..description import Description, read_description
 from ..problems import Problem, refuse
 from ..source import Contents, DataSource, Record, made_splits
-from . import ade20k, camvid, cityscapes, coco, cvat, folder, labelme, labelstudio, pet, roboflow, sbd, table, voc, yolo
+from . import (
+    ade20k,
+    camvid,
+    cityscapes,
+    coco,
+    cvat,
+    folder,
+    geotiff,
+    huggingface,
+    labelme,
+    labelstudio,
+    pet,
+    roboflow,
+    sbd,
+    table,
+    voc,
+    yolo,
+)
 
 
 class Format(NamedTuple):
@@ -35,6 +53,8 @@ FORMATS = {
     "labelme": Format(labelme.recognise, labelme.read),
     "roboflow": Format(roboflow.recognise, roboflow.read),
     "csv": Format(table.recognise, table.read),
+    "huggingface": Format(huggingface.recognise, huggingface.read),
+    "geotiff": Format(geotiff.recognise, geotiff.read),
     "folder": Format(folder.recognise, folder.read),
 }
 """Every layout by name, the most particular first."""
@@ -82,6 +102,7 @@ def _open(root: Path, description: Description, where: Path | None, format: str 
             + (f"did you mean {near[0]!r}?" if near else f"choose of {', '.join(FORMATS)}")
         )
     contents = _described(FORMATS[name].read(root, description), description, where)
+    contents = with_channels(contents, description, root)
     if strict:
         refuse(contents.problems)
     splits = _splits(root, contents, strict)

@@ -5,6 +5,7 @@ from pathlib import Path
 from ..classes import ClassEntry
 from ..description import Description
 from ..files import IMAGE_SUFFIXES
+from ..images import ImageFile
 from ..masks import MaskFile
 from ..pairing import files_in
 from ..problems import Problem
@@ -69,7 +70,7 @@ def _split(root: Path, truth: str, split: str, ending: str, problems: list[Probl
         stem = image.stem.removesuffix("_leftImg8bit")
         mask = root / truth / split / image.parent.name / f"{stem}_{truth}_{ending}.png"
         if mask.is_file():
-            records.append(Record(stem, image, MaskFile(mask)))
+            records.append(Record(stem, ImageFile(image), MaskFile(mask)))
         else:
             problems.append(Problem("missing_mask", (image,), f"has no mask {mask}", "add it, or remove the image"))
     return tuple(records)

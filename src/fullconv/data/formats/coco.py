@@ -7,6 +7,7 @@ from typing import Any
 from ...errors import DataError
 from ..classes import ClassEntry
 from ..description import Description
+from ..images import ImageFile
 from ..masks import Drawing
 from ..problems import Problem
 from ..shapes import CocoRuns, Shape, polygon
@@ -94,7 +95,7 @@ def _records(
             continue
         objects = sorted(drawn.get(row["id"], []), key=lambda one: -float(one.get("area") or 0))
         shapes = tuple((int(one["category_id"]), shape) for one in objects for shape in _shapes(one["segmentation"]))
-        records.append(Record(file.stem, file, Drawing(path, file, shapes, entries[0].id)))
+        records.append(Record(file.stem, ImageFile(file), Drawing(path, file, shapes, entries[0].id)))
     return records
 
 

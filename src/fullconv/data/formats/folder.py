@@ -7,6 +7,7 @@ from ...errors import DataError
 from ..classes import ClassEntry, read_classes
 from ..description import Description
 from ..files import IMAGE_SUFFIXES, MASK_SUFFIXES
+from ..images import ImageFile
 from ..masks import ClassFiles
 from ..pairing import Pairs, Stem, files_in, plain_stem, read_stems
 from ..problems import Problem
@@ -20,7 +21,7 @@ LAYOUT = "give a folder with images/ and masks/ (or train/, val/, test/ with the
 
 def recognise(root: Path) -> bool:
     """Return whether ``root``, or a split's folder in it, holds a folder of images and one of masks."""
-    return any(_folders(place) is not None for place in (root, *(root / split for split in SPLITS)))
+    return any(image_and_mask_folders(place) is not None for place in (root, *(root / split for split in SPLITS)))
 
 
 def read(root: Path, description: Description) -> Contents:
@@ -38,9 +39,9 @@ def read(root: Path, description: Description) -> Contents:
 
 def _splits(root: Path, description: Description, problems: list[Problem]) -> dict[str, tuple[Record, ...]]:
     lists: dict[str, str | list[str]] = dict(description.splits or {})
-    folders = _folders(root, description)
+    folders = image_and_mask_folders(root, description)
     if folders is None:
-        nested = {split: found for split in SPLITS if (found := _folders(root / split, description))}
+        nested = {split: found for split in SPLITS if (found := image_and_mask_folders(root / split, description))}
         if not nested:
             images, masks = _names(description)
             have = any((root / name).is_dir() for name in images)
@@ -106,7 +107,7 @@ def _stacked(images: Path, classes: list[Path], problems: list[Problem]) -> tupl
             if image.stem in files[folder]
         )
         if found:
-            records.append(Record(image.stem, image, ClassFiles(found, background=0)))
+            records.append(Record(image.stem, ImageFile(image), ClassFiles(found, background=0)))
         else:
             seen = f"has no mask of the same stem in any class folder of {classes[0].parent}"
             problems.append(Problem("missing_mask", (image,), seen, "add its masks, or remove this file"))
@@ -115,14 +116,14 @@ def _stacked(images: Path, classes: list[Path], problems: list[Problem]) -> tupl
 
 def _classes_of_subfolders(root: Path, description: Description) -> list[ClassEntry] | None:
     for place in (root, *(root / split for split in SPLITS)):
-        folders = _folders(place, description)
+        folders = image_and_mask_folders(place, description)
         if folders and (classes := _class_folders(folders[1])):
             names = ["background", *(folder.name for folder in classes)]
             return [ClassEntry(number, name) for number, name in enumerate(names)]
     return None
 
 
-def _folders(place: Path, description: Description | None = None) -> tuple[Path, Path] | None:
+def image_and_mask_folders(place: Path, description: Description | None = None) -> tuple[Path, Path] | None:
     """Return the folders of images and of masks in a place, or None."""
     images, masks = _names(description or Description())
     image = next((place / name for name in images if (place / name).is_dir()), None)

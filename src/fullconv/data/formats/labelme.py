@@ -13,6 +13,7 @@ from ...errors import DataError
 from ..classes import VOID, ClassEntry
 from ..description import Description
 from ..files import read_text
+from ..images import ImageFile
 from ..masks import Drawing
 from ..problems import Problem
 from ..shapes import Pixels, Shape, box, circle, polygon
@@ -88,7 +89,7 @@ def _records(
             problems.append(Problem("missing_image", (path,), seen, "add the image, or remove this file"))
             continue
         shapes = [(_id(shape, ids, path), drawn) for shape in tree["shapes"] if (drawn := _shape(shape, path))]
-        records.append(Record(path.stem, image, Drawing(path, image, tuple(shapes), 0)))
+        records.append(Record(path.stem, ImageFile(image), Drawing(path, image, tuple(shapes), 0)))
     return records
 
 

@@ -7,6 +7,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from ...errors import DataError
 from ..description import Description
+from ..images import ImageFile
 from ..masks import Drawing
 from ..problems import Problem
 from ..shapes import Brush, Shape, polygon
@@ -45,7 +46,7 @@ def read(root: Path, description: Description) -> Contents:
                 problems.append(Problem("missing_image", (path,), seen, "add the image beside the export"))
                 continue
             shapes = tuple((ids[label], shape) for label, shape in rows)
-            records.append(Record(image.stem, image, Drawing(path, image, shapes, 0)))
+            records.append(Record(image.stem, ImageFile(image), Drawing(path, image, shapes, 0)))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise DataError(
             f"{path}: is not as Label Studio writes it ({type(error).__name__}: {error}); export it as JSON again"

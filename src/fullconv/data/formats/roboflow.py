@@ -7,6 +7,7 @@ from ...errors import DataError
 from ..classes import ClassEntry
 from ..description import Description
 from ..files import IMAGE_SUFFIXES, MASK_SUFFIXES, read_text
+from ..images import ImageFile
 from ..masks import MaskFile
 from ..pairing import files_in
 from ..problems import Problem
@@ -35,7 +36,7 @@ def _pairs(place: Path, problems: list[Problem]) -> tuple[Record, ...]:
     masks = {file.stem: file for file in files_in(place, MASK_SUFFIXES) if file.stem.endswith(ENDING)}
     images = [file for file in files_in(place, IMAGE_SUFFIXES) if file not in masks.values()]
     records = [
-        Record(image.stem, image, MaskFile(masks.pop(f"{image.stem}{ENDING}")))
+        Record(image.stem, ImageFile(image), MaskFile(masks.pop(f"{image.stem}{ENDING}")))
         for image in images
         if f"{image.stem}{ENDING}" in masks
     ]

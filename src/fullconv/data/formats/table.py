@@ -6,6 +6,7 @@ from pathlib import Path
 from ...errors import DataError
 from ..description import Description
 from ..files import read_text
+from ..images import picture
 from ..masks import MaskFile
 from ..problems import Problem
 from ..source import Contents, Record
@@ -36,7 +37,7 @@ def read(root: Path, description: Description) -> Contents:
                 remedy = "add the file, or correct or remove its row"
                 problems.append(Problem(f"missing_{kind}", (path, table), f"stands in {table} but is no file", remedy))
         if image.is_file() and mask.is_file():
-            splits.setdefault(split, []).append(Record(image.stem, image, MaskFile(mask)))
+            splits.setdefault(split, []).append(Record(image.stem, picture(image), MaskFile(mask)))
     return Contents(
         {split: tuple(records) for split, records in splits.items()},
         table.parent / "classes.txt",

@@ -10,6 +10,7 @@ from ...errors import DataError
 from ..classes import ClassEntry
 from ..description import Description
 from ..files import IMAGE_SUFFIXES, MASK_SUFFIXES, read_text
+from ..images import ImageFile
 from ..masks import Drawing, MaskFile
 from ..pairing import files_in
 from ..problems import Problem
@@ -100,11 +101,13 @@ def _record(image: Path, masks: str | None, background: int, problems: list[Prob
             seen = f"has no mask of the same stem in {folder}"
             problems.append(Problem("missing_mask", (image,), seen, "add the mask, or remove the image"))
             return None
-        return Record(image.stem, image, MaskFile(file))
+        return Record(image.stem, ImageFile(image), MaskFile(file))
     # An image without objects has no label file.
     labels = _sibling(image, "labels").with_suffix(".txt")
     shapes = _polygons(labels) if labels.is_file() else ()
-    return Record(image.stem, image, Drawing(labels if labels.is_file() else image, image, shapes, background))
+    return Record(
+        image.stem, ImageFile(image), Drawing(labels if labels.is_file() else image, image, shapes, background)
+    )
 
 
 def _sibling(image: Path, folder: str) -> Path:

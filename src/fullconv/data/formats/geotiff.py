@@ -1,0 +1,47 @@
+"""GeoTIFF pairs in a plain folder layout: any bands, any depth, and windows of rasters too large for memory."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from ..description import Description
+from ..files import IMAGE_SUFFIXES
+from ..images import Bands
+from ..masks import MaskFile, RasterMask
+from ..pairing import files_in
+from ..raster import TIFF_SUFFIXES, has_rasterio, is_georeferenced, raster_kind
+from ..source import SPLITS, Contents, Record
+from . import folder
+
+
+def recognise(root: Path) -> bool:
+    """Return whether the images are TIFFs with coordinates, or with other bands than Pillow reads; needs rasterio."""
+    if not has_rasterio():
+        return False
+    for place in (root, *(root / split for split in SPLITS)):
+        if folders := folder.image_and_mask_folders(place):
+            first = next(iter(files_in(folders[0], IMAGE_SUFFIXES)), None)
+            return first is not None and first.suffix.lower() in TIFF_SUFFIXES and is_georeferenced(first)
+    return False
+
+
+def read(root: Path, description: Description) -> Contents:
+    """Pair them as in a plain folder; a mask's value for "no data" is void.
+
+    Raises:
+        DataError: A folder or list that is needed does not exist, or a file cannot be read.
+    """
+    contents = folder.read(root, description)
+    splits = {split: tuple(map(_as_raster, records)) for split, records in contents.splits.items()}
+    ignored = contents.ignore_index
+    for record in next(iter(splits.values()), ())[:1]:
+        if record.mask.path.suffix.lower() in TIFF_SUFFIXES:
+            nodata = raster_kind(record.mask.path).nodata
+            ignored = int(nodata) if nodata is not None and float(nodata).is_integer() else ignored
+    return replace(contents, splits=splits, ignore_index=ignored)
+
+
+def _as_raster(record: Record) -> Record:
+    mask = record.mask
+    if isinstance(mask, MaskFile) and mask.path.suffix.lower() in TIFF_SUFFIXES:
+        mask = RasterMask(mask.path)
+    return replace(record, image=Bands(record.image.path), mask=mask)

@@ -1,0 +1,155 @@
+"""Files of any number of bands and any depth, whole or a window of them: GeoTIFF, ``.npy``, and what Pillow reads."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from jaxtyping import Shaped
+
+from ..errors import DataError
+from .files import image_size, opened, upright
+
+TIFF_SUFFIXES = (".tif", ".tiff")
+
+_PICTURES = ((1, "uint8"), (3, "uint8"), (4, "uint8"))
+_COLOURS = ("P", "CMYK", "YCbCr", "LAB", "HSV")
+
+
+class Window(NamedTuple):
+    """A rectangle of an image, in pixels; what lies outside the image is not part of it."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def cut(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the part of an array h×w×… that lies inside, as a view."""
+        return array[self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+class RasterKind(NamedTuple):
+    """What a file's header tells: number of bands, (height, width), type of the values, and the one for no data."""
+
+    bands: int
+    size: tuple[int, int]
+    dtype: np.dtype[Any]
+    nodata: float | None = None
+
+
+def raster_kind(path: Path) -> RasterKind:
+    """Return what a file's header tells.
+
+    Raises:
+        DataError: The file cannot be read, or is a TIFF that only rasterio reads, which is not installed.
+    """
+    if path.suffix.lower() == ".npy":
+        array = _mapped(path)
+        return RasterKind(array.shape[2], (array.shape[0], array.shape[1]), array.dtype)
+    if path.suffix.lower() in TIFF_SUFFIXES and _rasterio() is not None:
+        with _geotiff(path) as file:
+            return RasterKind(file.count, (file.height, file.width), np.dtype(file.dtypes[0]), file.nodata)
+    with opened(path) as image:
+        bands = 3 if image.mode in _COLOURS else len(image.getbands())
+        dtype = "u2" if image.mode.startswith("I") else {"1": "?", "F": "f4"}.get(image.mode, "u1")
+    return RasterKind(bands, image_size(path), np.dtype(dtype))
+
+
+def read_raster(
+    path: Path, window: Window | None = None, bands: Sequence[int] | None = None
+) -> Shaped[np.ndarray, "h w c"]:
+    """Read bands as they stand in the file; of GeoTIFF and ``.npy`` files only the window is read.
+
+    Args:
+        path: The file.
+        window: By default all of it.
+        bands: Their numbers, from 1; by default all.
+
+    Raises:
+        DataError: The file cannot be read, or has no such band.
+    """
+    kind = raster_kind(path)
+    numbers = list(bands or range(1, kind.bands + 1))
+    if not all(1 <= number <= kind.bands for number in numbers):
+        raise DataError(f"{path}: has {kind.bands} bands, and bands are {numbers}; correct bands in the dataset.yaml")
+    if path.suffix.lower() in TIFF_SUFFIXES and _rasterio() is not None:
+        with _geotiff(path) as file:
+            place = None
+            if window:
+                place = ((window.top, window.top + window.height), (window.left, window.left + window.width))
+            return np.ascontiguousarray(file.read(numbers, window=place).transpose(1, 2, 0))
+    array = _mapped(path) if path.suffix.lower() == ".npy" else _decoded(path)
+    array = window.cut(array) if window else array
+    return np.ascontiguousarray(array[..., [number - 1 for number in numbers]])
+
+
+def _mapped(path: Path) -> Shaped[np.ndarray, "h w c"]:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:
+        raise DataError(f"{path}: is not a readable .npy array ({error}); save it with numpy.save") from None
+    if (
+        not isinstance(array, np.ndarray)
+        or array.ndim not in (2, 3)
+        or array.dtype.kind not in "biuf"
+        or not array.size
+    ):
+        raise DataError(f"{path}: holds no array of numbers height × width × bands; save one with numpy.save")
+    return array if array.ndim == 3 else array[..., None]
+
+
+def _decoded(path: Path) -> Shaped[np.ndarray, "h w c"]:
+    with opened(path) as image:
+        if getattr(image, "n_frames", 1) > 1 and image.format == "TIFF":
+            raise DataError("has several pages; pip install 'fullconv[geo]' to read such a TIFF")
+        turned = upright(image)
+        pixels = np.array(turned.convert("RGB") if turned.mode in _COLOURS else turned)
+    if pixels.dtype == np.int32:
+        pixels = pixels.clip(0, 65535).astype(np.uint16)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def has_rasterio() -> bool:
+    """Return whether rasterio, which the extra ``geo`` installs, is there."""
+    return _rasterio() is not None
+
+
+def is_georeferenced(path: Path) -> bool:
+    """Return whether a TIFF has coordinates, or bands that make no picture in 8-bit colours; False if unreadable."""
+    try:
+        with _geotiff(path) as file:
+            return bool(file.crs) or not file.transform.is_identity or (file.count, file.dtypes[0]) not in _PICTURES
+    except DataError:
+        return False
+
+
+def _rasterio() -> Any:
+    try:
+        import rasterio
+    except ImportError:
+        return None
+    return rasterio
+
+
+@contextmanager
+def _geotiff(path: Path) -> Iterator[Any]:
+    import warnings
+
+    rasterio = _rasterio()
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; check the path, or remove it from the data set's list")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+            with rasterio.open(path, driver="GTiff") as file:
+                yield file
+    except DataError:
+        raise
+    except Exception as error:
+        reason = (
+            "is empty (0 bytes)" if path.stat().st_size == 0 else f"cannot be read ({' '.join(str(error).split())})"
+        )
+        raise DataError(f"{path}: {reason}; replace the file, or remove it from the data set") from None

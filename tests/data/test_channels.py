@@ -1,0 +1,106 @@
+"""More channels than three, and more bits than eight."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fullconv.data import Bands, Stack, TrainingTransform, Window, collate, open_dataset
+from fullconv.data.images import as_colours
+from fullconv.data.raster import read_raster
+from fullconv.errors import DataError
+from reference.tiff_pack import write_geotiff
+
+H, W = 20, 30
+
+
+def folder(tmp_path, description: str):
+    """Two colour images with 16-bit depth beside them."""
+    rng = np.random.default_rng(0)
+    for name in ("images", "depth", "masks"):
+        (tmp_path / name).mkdir()
+    for stem in "ab":
+        Image.fromarray(rng.integers(0, 256, (H, W, 3), np.uint8)).save(tmp_path / "images" / f"{stem}.png")
+        Image.fromarray(rng.integers(0, 10000, (H, W), np.uint16)).save(tmp_path / "depth" / f"{stem}.png")
+        Image.fromarray(rng.integers(0, 2, (H, W), np.uint8)).save(tmp_path / "masks" / f"{stem}.png")
+    (tmp_path / "dataset.yaml").write_text(f"images: images\nmasks: masks\n{description}\n")
+    return tmp_path
+
+
+def test_depth_is_a_fourth_channel_of_its_own_range(tmp_path):
+    source = open_dataset(folder(tmp_path, "stack: {depth: [0, 10000]}"))
+    record = source.splits["train"][0]
+    assert isinstance(record.image, Stack) and record.image.channels() == 4 and record.image.size() == (H, W)
+    sample = source.read_sample(record)
+    colours = np.array(Image.open(record.image.path)).transpose(2, 0, 1)
+    depth = np.array(Image.open(tmp_path / "depth" / record.image.path.name)).astype(float)
+    assert np.array_equal(sample.image[:3].numpy(), colours)
+    assert sample.image[3].numpy() == pytest.approx(depth * 255 / 10000, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        ("stack: {missing: null}", "missing: no such folder"),
+        ("bands: [1, 5]", r"has 3 bands, and bands are \[1, 5\]; correct bands"),
+        ("range: [9, 2]", "range: .*give the smaller value first"),
+        ("bands: [0]", "bands"),
+    ],
+)
+def test_wrong_channels(tmp_path, description, message):
+    with pytest.raises(DataError, match=message):
+        source = open_dataset(folder(tmp_path, description))
+        source.read_sample(source.splits["train"][0])
+
+
+def test_a_sample_without_its_depth_is_named(tmp_path):
+    (folder(tmp_path, "stack: {depth: null}") / "depth" / "b.png").unlink()
+    with pytest.raises(DataError, match=r"b\.png: has no file of the same stem in .*depth.*; add it"):
+        open_dataset(tmp_path)
+
+
+def test_bands_in_another_order(tmp_path):
+    source = open_dataset(folder(tmp_path, "bands: [3, 1]\nrange: [0, 127.5]"))
+    record = source.splits["train"][0]
+    pixels = np.array(Image.open(record.image.path)).astype(float)
+    expected = np.clip(pixels[..., [2, 0]].transpose(2, 0, 1) * 2, 0, 255)
+    assert source.read_sample(record).image.numpy() == pytest.approx(expected)
+
+
+def test_every_way_of_storing_an_array_gives_the_same(tmp_path):
+    pixels = np.random.default_rng(1).integers(0, 65536, (H, W, 5), np.uint16)
+    np.save(tmp_path / "a.npy", pixels)
+    write_geotiff(tmp_path / "a.tif", pixels)
+    window = Window(4, 7, 9, 40)
+    for path in (tmp_path / "a.npy", tmp_path / "a.tif"):
+        assert np.array_equal(read_raster(path), pixels)
+        assert Bands(path).size() == (H, W) and Bands(path).channels() == 5
+        assert np.array_equal(read_raster(path, Window(4, 7, 9, 20), [5, 2]), pixels[4:13, 7:27][..., [4, 1]])
+    assert np.array_equal(window.cut(pixels), pixels[4:13, 7:30])
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "b.png")
+    assert np.array_equal(read_raster(tmp_path / "b.png")[..., 0], pixels[..., 0])
+
+
+def test_floats_need_a_range(tmp_path):
+    np.save(tmp_path / "a.npy", np.array([[0.0, 0.5, np.nan, 2.0]], np.float32))
+    with pytest.raises(DataError, match=r"a\.npy: has floating-point values; say .* range: \[0, 1\]"):
+        Bands(tmp_path / "a.npy").read()
+    assert Bands(tmp_path / "a.npy", value_range=(0.0, 1.0)).read().tolist() == [[[0, 127.5, 0, 255]]]
+
+
+def test_augmentation_leaves_depth_and_scales_floats_like_bytes(tmp_path):
+    source = open_dataset(folder(tmp_path, "stack: {depth: [0, 10000]}"))
+    sample = source.read_sample(source.splits["train"][0])
+    torch.manual_seed(0)
+    changed = TrainingTransform((H, W), scale=(1.0, 1.0), flip=0.0, colour=0.4)(sample)
+    assert changed.image[3].equal(sample.image[3])
+    assert not changed.image[:3].equal(sample.image[:3])
+    assert changed.image.min() >= 0 and changed.image.max() <= 255
+    batch = collate([changed, TrainingTransform((H + 4, W), scale=(1.0, 1.0))(sample)], 255)
+    assert batch.images.shape == (2, 4, H + 4, W)
+    assert batch.images[0, :, -1, 0].tolist() == [124, 116, 104, 0]
+
+
+def test_what_is_shown_of_any_channels():
+    grey = as_colours(torch.full((2, 4, 5), 7.4))
+    assert grey.shape == (3, 4, 5) and grey.dtype == torch.uint8 and grey.unique().tolist() == [7]

@@ -1,0 +1,97 @@
+"""Patches: what is read is a window of the image, and where it lies follows the choice."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from fullconv.data import EpochSampler, Patches, TrainingTransform, collate, open_dataset
+from fullconv.errors import UsageError
+
+H, W, CROP = 96, 160, (32, 32)
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Position written into the colours; one small object of class 1 in one of three images."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    rows, columns = np.mgrid[:H, :W].astype(np.uint8)
+    for number, stem in enumerate("abc"):
+        Image.fromarray(np.dstack([rows, columns, np.full_like(rows, number)])).save(tmp_path / f"images/{stem}.png")
+        ids = np.zeros((H, W), np.uint8)
+        if stem == "b":
+            ids[70:74, 100:104] = 1
+        Image.fromarray(ids).save(tmp_path / f"masks/{stem}.png")
+    (tmp_path / "dataset.yaml").write_text(
+        "images: images\nmasks: masks\nsplits: {train: [a, b, c]}\nclasses: [background, object]\n"
+    )
+    return open_dataset(tmp_path)
+
+
+def patches(source, choice="uniform", **options):
+    transform = TrainingTransform(CROP, **{"scale": (1.0, 1.0), "flip": 0.0, "colour": 0.0} | options)
+    return Patches(source, source.records("train"), transform, choice)
+
+
+def test_every_image_gets_as_many_as_crops_tile_it(source):
+    assert len(patches(source)) == 3 * 3 * 5
+    assert [int(patches(source)[index, 0].image[2, 0, 0]) for index in (0, 14, 15, 30)] == [0, 0, 1, 2]
+
+
+def test_a_patch_is_the_window_of_its_image(source):
+    seen = set()
+    for seed in range(40):
+        sample = patches(source)[0, seed]
+        top, left = sample.image[:2, 0, 0].tolist()
+        expected = torch.stack(torch.meshgrid(torch.arange(32) + top, torch.arange(32) + left, indexing="ij"))
+        assert sample.image[:2].equal(expected.to(torch.uint8))
+        seen.add((top, left))
+    assert len(seen) > 30 and max(top for top, _ in seen) > 55 and max(left for _, left in seen) > 110
+
+
+def test_rare_classes_are_met_as_often_as_others(source):
+    def share(choice):
+        drawn = patches(source, choice)
+        return sum(bool((drawn[0, seed].target == 1).any()) for seed in range(200)) / 200
+
+    assert share("uniform") == 0
+    assert 0.4 < share("class") < 0.6
+    assert 0.4 < share("foreground") < 0.6
+
+
+def test_scale_changes_the_window_and_not_the_patch(source):
+    for seed in range(10):
+        sample = patches(source, "class", scale=(0.5, 2.0))[0, seed]
+        assert sample.image.shape == (3, *CROP)
+        steps = sample.image[1].float().diff(dim=1)[:, 5:25].mean()
+        assert 0.45 < steps < 2.1
+
+
+def test_patches_do_not_depend_on_the_number_of_workers(source):
+    def drawn(workers):
+        sampler = EpochSampler(45, 3)
+        sampler.set_epoch(2)
+        loader = DataLoader(
+            patches(source, "class", scale=(0.5, 2.0), flip=0.5, colour=0.3),
+            batch_size=9,
+            sampler=sampler,
+            num_workers=workers,
+            collate_fn=lambda samples: collate(samples, 255),
+            multiprocessing_context="fork" if workers else None,
+        )
+        return [(batch.stems, batch.images.sum(), batch.targets.sum()) for batch in loader]
+
+    assert drawn(0) == drawn(2)
+
+
+def test_images_smaller_than_the_crop_are_padded(source):
+    transform = TrainingTransform((128, 200), scale=(1.0, 1.0), flip=0.0)
+    sample = Patches(source, source.records("train"), transform)[1, 0]
+    assert sample.image.shape == (3, 128, 200) and (sample.target[H:] == 255).all()
+
+
+def test_patches_need_a_size(source):
+    with pytest.raises(UsageError, match=r"patches need a size: set data\.crop"):
+        Patches(source, source.records("train"), TrainingTransform(None))
