@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from fullconv.data.files import image_size, read_image, read_mask
+from fullconv.data.raster import read_raster
 from fullconv.errors import DataError
 
 
@@ -104,7 +105,15 @@ def chunk(name: bytes, body: bytes) -> bytes:
 MUTATIONS: dict[str, Callable[[bytes, random.Random], bytes]] = {
     mutation.__name__: mutation for mutation in (cut, flip, overwrite, huge_number, repeat, bomb)
 }
-READERS = (read_image, read_mask, image_size)
+
+
+def read_bands(path: Path) -> None:
+    """Read ``.npy`` and TIFF files as rasters; others are no such thing."""
+    if path.suffix in (".npy", ".tif"):
+        read_raster(path)
+
+
+READERS = (read_image, read_mask, image_size, read_bands)
 
 
 def main() -> None:

@@ -218,7 +218,8 @@ def opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
         size = path.stat().st_size if content is None else len(content)
         # A file, not a path: from a path, Pillow 13 maps plain TIFFs to memory and scrambles those on their side.
         with path.open("rb") if content is None else io.BytesIO(content) as file, Image.open(file) as image:
-            _refuse_bomb(image, size)
+            # Pillow keeps colours in 4 bytes.
+            refuse_bomb(image.size[0] * image.size[1] * (1 if image.mode in ("1", "L", "P") else 4), size)
             yield image
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
@@ -231,13 +232,20 @@ def opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
         ) from None
 
 
-def _refuse_bomb(image: Image.Image, size: int) -> None:
-    """Refuse a file that would fill the memory with nothing: no camera's or mask's bytes unfold that far."""
-    unfolded = image.size[0] * image.size[1] * (1 if image.mode in ("1", "L", "P") else 4)
+def refuse_bomb(unfolded: int, size: int) -> None:
+    """Refuse to fill the memory with nothing: no camera's or mask's bytes unfold that far.
+
+    Args:
+        unfolded: Bytes in memory.
+        size: Bytes of the file.
+
+    Raises:
+        DataError: The file is a decompression bomb.
+    """
     if unfolded > _BOMB_BYTES and unfolded > _BOMB_RATIO * size:
         raise DataError(
-            f"unfolds {size} bytes to {image.size[1]}×{image.size[0]} pixels, as decompression bombs do; "
-            f"if it is meant, save it as tiles or as GeoTIFF"
+            f"unfolds {size} bytes to {unfolded >> 20} MiB, as decompression bombs do; "
+            f"if it is meant, save it as tiles, or as GeoTIFF and draw patches"
         )
 
 

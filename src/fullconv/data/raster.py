@@ -10,7 +10,7 @@ import numpy.typing as npt
 from jaxtyping import Shaped
 
 from ..errors import DataError
-from .files import image_size, opened, upright
+from .files import image_size, opened, refuse_bomb, upright
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 
@@ -77,9 +77,9 @@ def read_raster(
         raise DataError(f"{path}: has {kind.bands} bands, and bands are {numbers}; correct bands in the dataset.yaml")
     if path.suffix.lower() in TIFF_SUFFIXES and _rasterio() is not None:
         with _geotiff(path) as file:
-            place = None
-            if window:
-                place = ((window.top, window.top + window.height), (window.left, window.left + window.width))
+            window = window or Window(0, 0, *kind.size)
+            refuse_bomb(window.height * window.width * len(numbers) * kind.dtype.itemsize, path.stat().st_size)
+            place = ((window.top, window.top + window.height), (window.left, window.left + window.width))
             return np.ascontiguousarray(file.read(numbers, window=place).transpose(1, 2, 0))
     array = _mapped(path) if path.suffix.lower() == ".npy" else _decoded(path)
     array = window.cut(array) if window else array
@@ -146,10 +146,9 @@ def _geotiff(path: Path) -> Iterator[Any]:
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
             with rasterio.open(path, driver="GTiff") as file:
                 yield file
-    except DataError:
-        raise
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
     except Exception as error:
-        reason = (
-            "is empty (0 bytes)" if path.stat().st_size == 0 else f"cannot be read ({' '.join(str(error).split())})"
-        )
+        empty = path.stat().st_size == 0
+        reason = "is empty (0 bytes)" if empty else f"cannot be read ({' '.join(str(error).split())})"
         raise DataError(f"{path}: {reason}; replace the file, or remove it from the data set") from None
