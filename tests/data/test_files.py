@@ -187,6 +187,15 @@ def test_unreadable_files(tmp_path: Path, read: object, contents: bytes | None, 
         read(path)
 
 
+def test_a_small_file_that_unfolds_to_a_huge_image_is_refused(tmp_path: Path) -> None:
+    """34 million pixels of one colour in some 100 kB; of one byte a pixel they are an honest mask."""
+    Image.new("RGB", (6000, 5700)).save(tmp_path / "bomb.png")
+    Image.new("L", (6000, 5700)).save(tmp_path / "mask.png")
+    with pytest.raises(DataError, match=r"bomb\.png: unfolds \d+ bytes to 130 MiB, as decompression bombs do; "):
+        read_image(tmp_path / "bomb.png")
+    assert read_mask(tmp_path / "mask.png").shape == (5700, 6000)
+
+
 @pytest.mark.parametrize("read", [read_image, read_mask, image_size])
 def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: object) -> None:
     path = saved(tmp_path, Image.fromarray(GREY))

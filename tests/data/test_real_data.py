@@ -67,3 +67,19 @@ def test_nyud(tmp_path: Path) -> None:
     source = opened(tmp_path, "nyudv2", images="rgb", masks="label40", classes=classes)
     assert [len(source.splits[split]) for split in ("train", "val", "test")] == [381, 414, 654]
     check_some(source, "test", 20)
+
+
+def test_nyud_with_depth(tmp_path: Path) -> None:
+    classes = [f"class {index}" for index in range(40)]
+    source = opened(tmp_path, "nyudv2", images="rgb", masks="label40", classes=classes, stack={"depth": [0, 255]})
+    sample = source.dataset("train")[0]
+    assert sample.image.shape == (4, 240, 320) and sample.image[3].unique().numel() > 50
+
+
+def test_voc_by_looking() -> None:
+    root = SHARED / "voc_animals"
+    if not root.is_dir():
+        pytest.skip("voc_animals is not there; set FULLCONV_SHARED to the folder that holds data/voc_animals")
+    source = open_dataset(root)
+    assert source.format == "voc" and source.labels.num_classes == 21 and source.labels.names[12] == "dog"
+    assert (len(source.splits["train"]), len(source.splits["val"])) == (600, 445)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -48,9 +49,7 @@ def test_workers_do_not_change_the_result(shapes, tmp_path):
 def test_four_images_are_learned_by_heart(tmp_path):
     """The user's path at its smallest: overfit to mean IU above 0.95."""
     source = write_shapes(tmp_path / "data", count=6, sizes=(64, 64), seed=3)
-    few = type(source)(
-        source.root, {"train": source.splits["train"][:4], "val": source.splits["train"][:4]}, source.table
-    )
+    few = replace(source, splits={"train": source.splits["train"][:4], "val": source.splits["train"][:4]})
     settings = {
         **TINY,
         "data.crop": 64,
@@ -76,7 +75,7 @@ def test_a_run_stands_for_its_best_model(shapes, tmp_path):
 
 
 def test_without_validation_the_last_weights_are_the_best(shapes, tmp_path):
-    source = type(shapes)(shapes.root, {"train": shapes.splits["train"]}, shapes.table)
+    source = replace(shapes, splits={"train": shapes.splits["train"]})
     result = run(source, tmp_path / "run")
     assert result.scores is None
     assert same(weights(tmp_path / "run" / "best"), weights(tmp_path / "run" / "last"))
@@ -125,7 +124,7 @@ def test_bad_data_is_found_before_the_first_step(tmp_path):
 
 
 def test_data_without_a_train_split(shapes, tmp_path):
-    source = type(shapes)(shapes.root, {"test": shapes.splits["test"]}, shapes.table)
+    source = replace(shapes, splits={"test": shapes.splits["test"]})
     with pytest.raises(DataError, match="has no split 'train'"):
         run(source, tmp_path / "run")
 
