@@ -48,12 +48,12 @@ def predict(
 
 
 def _image_files(paths: Iterable[Path]) -> list[Path]:
-    from ..data.files import IMAGE_SUFFIXES
+    from ..data.images import PICTURE_SUFFIXES
 
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in IMAGE_SUFFIXES)
+            inside = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in PICTURE_SUFFIXES)
             if not inside:
                 raise DataError(f"{path}: holds no images; give image files or a folder of them")
             files += inside

@@ -38,7 +38,7 @@ def _as_ids(array: npt.NDArray[Any], path: Path) -> Integer[np.ndarray, "h w"] |
         return array.astype(np.int32)
     for axis in (2, 0):
         if bool((array.astype(bool).sum(axis=axis) == 1).all()):
-            return array.argmax(axis=axis).astype(np.int32)
+            return np.asarray(array.argmax(axis=axis), np.int32)
     if array.shape[2] == 3 and array.dtype == np.uint8:
         return array
     raise DataError(f"{path}: has 3 axes but not exactly one class a pixel; save class ids, height × width")
@@ -66,5 +66,8 @@ def read_sbd(path: Path) -> Integer[np.ndarray, "h w"]:
     return ids.astype(np.int32)
 
 
-ARRAY_READERS: dict[str, Callable[[Path], Any]] = {".npy": read_npy, ".mat": read_sbd}
+ARRAY_READERS: dict[str, Callable[[Path], Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]]] = {
+    ".npy": read_npy,
+    ".mat": read_sbd,
+}
 """How to read a mask by its extension, where it is not an image."""

@@ -10,8 +10,11 @@ from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from ..errors import DataError
-from .files import image_size, read_image
+from .files import IMAGE_SUFFIXES, image_size, read_image
 from .raster import Window, raster_kind, read_raster
+
+PICTURE_SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
+"""Extensions, in lower case, of the files that a :class:`Picture` can be read from."""
 
 Pixels = UInt8[Tensor, "c h w"] | Float[Tensor, "c h w"]
 """Channels × height × width, 0–255: red, green, blue in 8 bits, or any bands as floats."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import DataError
-from .files import IMAGE_SUFFIXES, MASK_SUFFIXES, read_text
-from .images import picture
+from .files import MASK_SUFFIXES, read_text
+from .images import PICTURE_SUFFIXES, picture
 from .masks import MaskFile
 from .problems import Problem
 from .source import Record
@@ -51,7 +51,7 @@ class Pairs:
         """
         return cls(
             (images, masks),
-            _by_stem(files_in(images, (*IMAGE_SUFFIXES, ".npy")), stems[0]),
+            _by_stem(files_in(images, PICTURE_SUFFIXES), stems[0]),
             _by_stem(files_in(masks, MASK_SUFFIXES), stems[1]),
         )
 

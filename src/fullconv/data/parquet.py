@@ -92,7 +92,7 @@ def open_table(path: Path) -> Any:
         raise DataError(f"{path}: is no readable Parquet file ({error}); download it again") from None
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def _column(table: Path, column: str, group: int) -> Any:
     try:
         return open_table(table).read_row_group(group, columns=[column]).column(0)

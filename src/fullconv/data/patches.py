@@ -103,7 +103,7 @@ def _places(source: DataSource, records: Sequence[Record]) -> dict[int, dict[int
     for number, record in enumerate(records):
         parts: dict[int, list[Tensor]] = {}
         for top, target in source.target_strips(record):
-            for class_id in target[target < source.labels.num_classes].unique().tolist():
+            for class_id in torch.bincount(target[target < source.labels.num_classes]).nonzero().flatten().tolist():
                 pixels = (target == class_id).nonzero()
                 kept = pixels[torch.linspace(0, len(pixels) - 1, min(PLACES, len(pixels))).long()]
                 parts.setdefault(class_id, []).append(kept + torch.tensor([top, 0]))

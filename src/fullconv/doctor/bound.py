@@ -74,4 +74,4 @@ def _merged(cells: Int64[np.ndarray, "ch cw k"]) -> Int64[np.ndarray, "dh dw k"]
     """Return the counts of cells of twice the size."""
     height, width, classes = cells.shape
     even = np.pad(cells, ((0, height % 2), (0, width % 2), (0, 0)))
-    return even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2, classes).sum(axis=(1, 3))
+    return np.asarray(even.reshape(even.shape[0] // 2, 2, even.shape[1] // 2, 2, classes).sum(axis=(1, 3)))

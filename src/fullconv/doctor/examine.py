@@ -145,7 +145,7 @@ def _thumbnail(pixels: Shaped[np.ndarray, "h w c"]) -> Float[np.ndarray, "768"]:
     )
     values = np.asarray(small, np.float32).ravel()
     values = values - values.mean()
-    return values / max(1.0, float(np.linalg.norm(values)))
+    return np.asarray(values / max(1.0, float(np.linalg.norm(values))))
 
 
 def _examine_mask(found: Examination, table: ClassTable) -> None:

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ..data import DataSource, write_atomically
+from ..data.images import as_colours
 from ..data.source import Record
 from ..errors import DataError
 from .diagnosis import Diagnosis
@@ -75,7 +76,7 @@ def _samples(source: DataSource) -> list[dict[str, str]]:
 
 def _offenders(diagnosis: Diagnosis) -> list[dict[str, str]]:
     """Return pictures of the first files of every kind of problem, as far as they can be shown."""
-    shown = []
+    shown: list[dict[str, str]] = []
     for problem in diagnosis.problems:
         for file in problem.files[:2]:
             picture = _picture(file)
@@ -93,7 +94,7 @@ def _overlay(source: DataSource, record: Record) -> UInt8[np.ndarray, "h w 3"] |
     void = target >= source.labels.num_classes
     colours = np.array(source.labels.palette, np.uint8)[np.where(void, 0, target)]
     mixed = (image.astype(np.uint16) + colours) // 2
-    return np.where(void[..., None], image, mixed).astype(np.uint8)
+    return np.asarray(np.where(void[..., None], image, mixed), np.uint8)
 
 
 def _picture(path: Path) -> UInt8[np.ndarray, "h w 3"] | None:

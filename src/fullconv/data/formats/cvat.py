@@ -29,7 +29,7 @@ def read(root: Path, description: Description) -> Contents:
 
 
 def _entries(table: Path) -> list[ClassEntry]:
-    entries = []
+    entries: list[ClassEntry] = []
     for line in read_text(table).splitlines():
         if line.strip() and not line.startswith("#"):
             name, colour, *_ = [*line.split(":"), "", ""]
