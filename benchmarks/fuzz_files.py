@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fullconv.data.files import image_size, read_image, read_mask
-from fullconv.data.raster import read_raster
 from fullconv.errors import DataError
+from fullconv.files.images import image_size, read_image, read_mask
+from fullconv.files.raster import read_raster
 
 
 def encoded(image: Image.Image, format: str, **options: object) -> bytes:

@@ -5,10 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from fullconv.data import Bands, Stack, TrainingTransform, Window, collate, open_dataset
-from fullconv.data.images import as_colours
-from fullconv.data.raster import read_raster
+from fullconv.data import TrainingTransform, collate, open_dataset
 from fullconv.errors import DataError
+from fullconv.files import Bands, Stack, Window
+from fullconv.files.pictures import as_colours
+from fullconv.files.raster import read_raster
 from reference.tiff_pack import write_geotiff
 
 H, W = 20, 30

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fullconv.data.classes import ClassEntry, ClassTable, infer_entries, read_classes
-from fullconv.data.masks import MaskFile, RawMask
 from fullconv.errors import DataError
+from fullconv.files.masks import MaskFile, RawMask
 from reference.colour_masks import by_table
 
 WHERE = Path("set/classes.txt")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2] / "src" / "fullconv"
-LABELS, FILES = "data.labels", "data.files"
+LABELS = "data.labels"
 MAY_IMPORT = {
     "errors": set(),
     "geometry": {"errors"},
@@ -14,12 +14,24 @@ MAY_IMPORT = {
     "metrics": {"errors"},
     "nn": {"errors", "geometry"},
     "trunks": {"errors", "geometry", "nn"},
-    "data": {"errors"},
-    "doctor": {"errors", "data"},
+    "files": {"errors"},
+    "data": {"errors", "files"},
+    "doctor": {"errors", "data", "files"},
     "models": {"errors", "geometry", "nn", "trunks", LABELS},
-    "inference": {"errors", "geometry", "models", LABELS, FILES},
+    "inference": {"errors", "geometry", "models", LABELS, "files"},
     "evaluation": {"errors", "inference", "metrics", "models", "data"},
-    "training": {"errors", "models", "trunks", "data", "doctor", "losses", "metrics", "evaluation", "inference"},
+    "training": {
+        "errors",
+        "models",
+        "trunks",
+        "files",
+        "data",
+        "doctor",
+        "losses",
+        "metrics",
+        "evaluation",
+        "inference",
+    },
 }
 STANDARD_ONLY = ("errors", "geometry")
 

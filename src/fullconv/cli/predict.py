@@ -48,7 +48,7 @@ def predict(
 
 
 def _image_files(paths: Iterable[Path]) -> list[Path]:
-    from ..data.images import PICTURE_SUFFIXES
+    from ..files.pictures import PICTURE_SUFFIXES
 
     files: list[Path] = []
     for path in paths:

@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import DataError
+from ..files.images import MASK_SUFFIXES
+from ..files.pictures import Bands, Picture, Stack
 from .description import Description
-from .files import MASK_SUFFIXES
-from .images import Bands, Picture, Stack
 from .pairing import files_in
 from .problems import Problem
 from .source import Contents, Record

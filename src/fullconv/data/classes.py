@@ -13,9 +13,10 @@ from jaxtyping import Int64, Integer, UInt8
 from torch import Tensor
 
 from ..errors import DataError, UsageError
-from .files import mask_palette, read_text
+from ..files.images import mask_palette
+from ..files.masks import Mask, MaskFile
+from ..files.text import read_text
 from .labels import VOID_COLOUR, Colour, LabelSet, voc_palette
-from .masks import Mask, MaskFile
 
 VOID = "void"
 """What a class is called whose pixels do not count."""

@@ -20,8 +20,9 @@ from pydantic import (
 )
 
 from ..errors import DataError
+from ..files.atomic import write_atomically
+from ..files.text import read_text
 from .classes import VOID, ClassEntry
-from .files import read_text, write_atomically
 
 _UNION_TAG = re.compile(r"list\[.*\]|str|int|\[key\]")
 _CLASS_FORMS = "a list of names, id: name, or name: [red, green, blue]"

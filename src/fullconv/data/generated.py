@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
 from ..errors import UsageError
-from .files import write_atomically
+from ..files.atomic import write_atomically
 from .formats import open_dataset
 from .labels import LabelSet
 from .source import DataSource

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import DataError
-from .files import MASK_SUFFIXES, read_text
-from .images import PICTURE_SUFFIXES, picture
-from .masks import MaskFile
+from ..files.images import MASK_SUFFIXES
+from ..files.masks import MaskFile
+from ..files.pictures import PICTURE_SUFFIXES, picture
+from ..files.text import read_text
 from .problems import Problem
 from .source import Record
 

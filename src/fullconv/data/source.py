@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import DataError
+from ..files.images import is_turned
+from ..files.masks import Mask
+from ..files.pictures import Picture
+from ..files.raster import Window
 from .classes import ClassEntry, ClassTable
 from .description import Description
-from .files import is_turned
-from .images import Picture
 from .labels import LabelSet
-from .masks import Mask
 from .problems import Problem
-from .raster import Window
 from .sample import Sample
 
 SPLITS = ("train", "val", "test")

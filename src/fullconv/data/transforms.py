@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from ..errors import UsageError
-from .images import Pixels
+from ..files.pictures import Pixels
 from .sample import FILL, Sample, filling
 
 

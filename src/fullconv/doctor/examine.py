@@ -12,13 +12,13 @@ from jaxtyping import Bool, Float, Int64, Integer, Shaped
 from PIL import Image
 
 from ..data.classes import ClassTable
-from ..data.files import opened, rgb_pixels
-from ..data.images import ImageFile
 from ..data.labels import Colour
-from ..data.masks import MaskFile, RawMask
 from ..data.problems import Problem
 from ..data.source import Record, size_problem
 from ..errors import DataError
+from ..files.images import opened, rgb_pixels
+from ..files.masks import MaskFile, RawMask
+from ..files.pictures import ImageFile
 
 TINY = 32
 """Images whose shorter side is below this many pixels are too small to learn from."""

@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from ..data import DataSource, write_atomically
-from ..data.images import as_colours
+from ..data import DataSource
 from ..data.source import Record
 from ..errors import DataError
+from ..files import write_atomically
+from ..files.pictures import as_colours
 from .diagnosis import Diagnosis
 
 SAMPLES = 8

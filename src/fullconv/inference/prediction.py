@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float, Integer, UInt8
 from PIL import Image
 
-from ..data.files import write_atomically
 from ..data.labels import LabelSet
+from ..files.atomic import write_atomically
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data.files import read_image, to_rgb
-from ..data.images import Bands, Pixels, as_colours
 from ..errors import ModelError, UsageError
+from ..files.images import read_image, to_rgb
+from ..files.pictures import Bands, Pixels, as_colours
 from ..models import FCN
 from .prediction import Prediction
 

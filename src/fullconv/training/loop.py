@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from ..data import Bands, Batch, DataSource, open_dataset
+from ..data import Batch, DataSource, open_dataset
 from ..doctor import refuse_bad
 from ..evaluation import confusion
+from ..files import Bands
 from ..inference import Predictor
 from ..losses import pixel_cross_entropy
 from ..metrics import Scores

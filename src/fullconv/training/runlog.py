@@ -10,8 +10,8 @@ import torch
 import torchvision
 import yaml
 
-from ..data.files import write_atomically
 from ..errors import UsageError
+from ..files.atomic import write_atomically
 from .config import TrainConfig
 
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fullconv.data.formats import open_dataset
-from fullconv.data.images import ImageFile
-from fullconv.data.masks import MaskFile
 from fullconv.data.source import DataSource, Record, made_splits
 from fullconv.doctor import refuse_bad
 from fullconv.errors import DataError
+from fullconv.files.masks import MaskFile
+from fullconv.files.pictures import ImageFile
 
 Write = type(open_dataset)
 

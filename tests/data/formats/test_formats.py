@@ -14,10 +14,11 @@ from pyarrow import parquet
 from pycocotools import mask as coco_mask
 from scipy.io import savemat
 
-from fullconv.data import Window, open_dataset
+from fullconv.data import open_dataset
 from fullconv.data.formats import FORMATS
 from fullconv.data.labels import voc_palette
 from fullconv.errors import DataError, UsageError
+from fullconv.files import Window
 from reference.rle_pack import encode
 from reference.tiff_pack import write_geotiff
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
+from ...files.images import IMAGE_SUFFIXES
+from ...files.text import read_text
 from ..classes import ClassEntry
-from ..files import IMAGE_SUFFIXES, read_text
 
 BACKGROUND = "background"
 

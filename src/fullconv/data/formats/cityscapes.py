@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from ...files.images import IMAGE_SUFFIXES
+from ...files.masks import MaskFile
+from ...files.pictures import ImageFile
 from ..classes import ClassEntry
 from ..description import Description
-from ..files import IMAGE_SUFFIXES
-from ..images import ImageFile
-from ..masks import MaskFile
 from ..pairing import files_in
 from ..problems import Problem
 from ..source import Contents, Record

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
+from ...files.masks import Drawing
+from ...files.pictures import ImageFile
+from ...files.shapes import CocoRuns, Shape, polygon
 from ..classes import ClassEntry
 from ..description import Description
-from ..images import ImageFile
-from ..masks import Drawing
 from ..problems import Problem
-from ..shapes import CocoRuns, Shape, polygon
 from ..source import SPLITS, Contents, Record
 from .annotation import BACKGROUND, Images, begins_with, read_json
 

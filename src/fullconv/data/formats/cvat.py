@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from ...errors import DataError
+from ...files.text import read_text
 from ..classes import ClassEntry
 from ..description import Description
-from ..files import read_text
 from ..pairing import Pairs
 from ..source import Contents
 from .voc import LISTS, listed_splits

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import DataError
+from ...files.images import IMAGE_SUFFIXES, MASK_SUFFIXES
+from ...files.masks import ClassFiles
+from ...files.pictures import ImageFile
 from ..classes import ClassEntry, read_classes
 from ..description import Description
-from ..files import IMAGE_SUFFIXES, MASK_SUFFIXES
-from ..images import ImageFile
-from ..masks import ClassFiles
 from ..pairing import Pairs, Stem, files_in, plain_stem, read_stems
 from ..problems import Problem
 from ..source import SPLITS, Contents, Record

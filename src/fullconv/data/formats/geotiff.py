@@ -3,12 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
+from ...files.images import IMAGE_SUFFIXES
+from ...files.masks import MaskFile, RasterMask
+from ...files.pictures import Bands
+from ...files.raster import TIFF_SUFFIXES, has_rasterio, is_georeferenced, raster_kind
 from ..description import Description
-from ..files import IMAGE_SUFFIXES
-from ..images import Bands
-from ..masks import MaskFile, RasterMask
 from ..pairing import files_in
-from ..raster import TIFF_SUFFIXES, has_rasterio, is_georeferenced, raster_kind
 from ..source import SPLITS, Contents, Record
 from . import folder
 

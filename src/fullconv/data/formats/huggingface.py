@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
+from ...files.parquet import CellImage, CellMask, open_table
 from ..classes import ClassEntry
 from ..description import Description
-from ..parquet import CellImage, CellMask, open_table
 from ..source import Contents, Record
 from .annotation import read_json
 

@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image
 
 from ...errors import DataError
+from ...files.masks import Drawing
+from ...files.pictures import ImageFile
+from ...files.shapes import Pixels, Shape, box, circle, polygon
+from ...files.text import read_text
 from ..classes import VOID, ClassEntry
 from ..description import Description
-from ..files import read_text
-from ..images import ImageFile
-from ..masks import Drawing
 from ..problems import Problem
-from ..shapes import Pixels, Shape, box, circle, polygon
 from ..source import SPLITS, Contents, Record
 from .annotation import BACKGROUND, Images, begins_with, read_json, with_background
 

@@ -6,11 +6,11 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from ...errors import DataError
+from ...files.masks import Drawing
+from ...files.pictures import ImageFile
+from ...files.shapes import Brush, Shape, polygon
 from ..description import Description
-from ..images import ImageFile
-from ..masks import Drawing
 from ..problems import Problem
-from ..shapes import Brush, Shape, polygon
 from ..source import Contents, Record
 from .annotation import Images, begins_with, read_json, with_background
 

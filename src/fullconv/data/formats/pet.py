@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from ...files.text import read_text
 from ..classes import VOID, ClassEntry
 from ..description import Description
-from ..files import read_text
 from ..pairing import Pairs
 from ..source import Contents
 

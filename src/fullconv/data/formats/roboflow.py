@@ -4,11 +4,12 @@ import csv
 from pathlib import Path
 
 from ...errors import DataError
+from ...files.images import IMAGE_SUFFIXES, MASK_SUFFIXES
+from ...files.masks import MaskFile
+from ...files.pictures import ImageFile
+from ...files.text import read_text
 from ..classes import ClassEntry
 from ..description import Description
-from ..files import IMAGE_SUFFIXES, MASK_SUFFIXES, read_text
-from ..images import ImageFile
-from ..masks import MaskFile
 from ..pairing import files_in
 from ..problems import Problem
 from ..source import Contents, Record

@@ -4,10 +4,10 @@ import csv
 from pathlib import Path
 
 from ...errors import DataError
+from ...files.masks import MaskFile
+from ...files.pictures import picture
+from ...files.text import read_text
 from ..description import Description
-from ..files import read_text
-from ..images import picture
-from ..masks import MaskFile
 from ..problems import Problem
 from ..source import Contents, Record
 

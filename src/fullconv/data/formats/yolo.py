@@ -7,14 +7,15 @@ from typing import Any
 import yaml
 
 from ...errors import DataError
+from ...files.images import IMAGE_SUFFIXES, MASK_SUFFIXES
+from ...files.masks import Drawing, MaskFile
+from ...files.pictures import ImageFile
+from ...files.shapes import polygon
+from ...files.text import read_text
 from ..classes import ClassEntry
 from ..description import Description
-from ..files import IMAGE_SUFFIXES, MASK_SUFFIXES, read_text
-from ..images import ImageFile
-from ..masks import Drawing, MaskFile
 from ..pairing import files_in
 from ..problems import Problem
-from ..shapes import polygon
 from ..source import SPLITS, Contents, Record
 from .annotation import BACKGROUND
 

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from jaxtyping import Shaped
 
 from ..errors import DataError
-from .files import image_size, opened, refuse_bomb, upright
+from .images import image_size, opened, refuse_bomb, upright
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 

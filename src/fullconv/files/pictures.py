@@ -10,7 +10,7 @@ from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from ..errors import DataError
-from .files import IMAGE_SUFFIXES, image_size, read_image
+from .images import IMAGE_SUFFIXES, image_size, read_image
 from .raster import Window, raster_kind, read_raster
 
 PICTURE_SUFFIXES = (*IMAGE_SUFFIXES, ".npy")

@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
-from fullconv.data.shapes import Brush, CocoRuns, Pixels, Polygon, box, circle, polygon
 from fullconv.errors import DataError
+from fullconv.files.shapes import Brush, CocoRuns, Pixels, Polygon, box, circle, polygon
 from reference.rle_pack import encode
 
 CORNER = st.tuples(st.floats(-5, 25, width=32), st.floats(-5, 20, width=32))

@@ -1,9 +1,7 @@
-"""Image and mask files in, output files out; every error names the file."""
+"""Image and mask files as arrays; every error names the file."""
 
 import contextlib
 import io
-import os
-import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +13,8 @@ from jaxtyping import Integer, UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..errors import DataError, UsageError
+from ..errors import DataError
 from .arrays import ARRAY_READERS
-from .labels import Colour
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 """Extensions, in lower case, of the files that count as images."""
@@ -120,7 +117,7 @@ def image_size(path: str | Path, content: bytes | None = None) -> tuple[int, int
         return (width, height) if turned else (height, width)
 
 
-def mask_palette(path: str | Path) -> tuple[Colour, ...] | None:
+def mask_palette(path: str | Path) -> tuple[tuple[int, int, int], ...] | None:
     """Return the colours (0–255) of a palette image by index; None where it has no palette.
 
     Raises:
@@ -257,53 +254,3 @@ def _complaint(size: int, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "is not an image that Pillow can read"
     return f"cannot be decoded ({' '.join(str(error).split()) or type(error).__name__})"
-
-
-def read_text(path: Path) -> str:
-    """Return the contents of a text file, without a byte order mark.
-
-    Raises:
-        DataError: The file is missing or is not UTF-8 text.
-    """
-    try:
-        return path.read_text("utf-8-sig")
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; create it, or correct its name") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as text ({error}); save it as UTF-8 text") from error
-
-
-def write_atomically(path: str | Path, write: Callable[[Path], object], option: str = "--out") -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then put it in place: never a half-written output.
-
-    Missing folders are made. The temporary name keeps the extension, from which writers tell the format.
-
-    Args:
-        path: The output.
-        write: Called once with the path to write to.
-        option: The command-line option to name when the output cannot be written.
-
-    Raises:
-        UsageError: The output cannot be written; the message names path, reason and option.
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Replacing a device such as /dev/null by a file would break the machine.
-        if path.exists() and not path.is_file() and not path.is_dir():
-            write(path)
-        else:
-            _write_and_replace(path, write)
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror or error}; choose another {option}") from error
-
-
-def _write_and_replace(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.stem[:64]}-{secrets.token_hex(4)}{path.suffix}")
-    try:
-        write(temporary)
-        with temporary.open("r+b") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from .files import image_size, read_image, read_mask
-from .images import Pixels
+from .images import image_size, read_image, read_mask
 from .masks import RawMask
+from .pictures import Pixels
 from .raster import Window
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 
 from ..errors import DataError
-from .files import image_size, read_mask
+from .images import image_size, read_mask
 from .raster import Window, read_raster
 from .shapes import Shape
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fullconv.data.files import image_size, mask_palette, read_image, read_mask, to_rgb, write_atomically
 from fullconv.errors import DataError, UsageError
+from fullconv.files.atomic import write_atomically
+from fullconv.files.images import image_size, mask_palette, read_image, read_mask, to_rgb
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 GREY = COLOUR[:, :, 0]
