@@ -11,7 +11,7 @@ def main(data: str, out: str, epochs: int = 20) -> None:
     result = fullconv.train(data, out=Path(out) / "run", trunk="small", epochs=epochs, seed=0)
     scores = fullconv.evaluate(result.run, data)
     print(f"mean IU {scores.mean_iu:.3f}, pixel accuracy {scores.pixel_accuracy:.3f}")
-    image = fullconv.open_dataset(data).records("test")[0].image
+    image = fullconv.open_dataset(data).records("test")[0].image.path
     prediction = fullconv.load(result.run).predict(image)
     prediction.save(Path(out) / "labels.png")
     prediction.overlay().save(Path(out) / "overlay.png")
