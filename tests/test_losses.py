@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fullconv.errors import DataError, UsageError
-from fullconv.losses import multitask_loss, pixel_cross_entropy
+from fullconv.losses import multitask_loss, pixel_cross_entropy, soft_jaccard
+from fullconv.metrics import Scores, confusion_matrix
 from reference.cross_entropy import summed
 
 
@@ -49,6 +50,41 @@ def test_sums_add_over_images():
     logits, target = batch()
     parts = [pixel_cross_entropy(logits[i : i + 1], target[i : i + 1], reduction="sum") for i in range(2)]
     torch.testing.assert_close(pixel_cross_entropy(logits, target, reduction="sum"), sum(parts))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_jaccard_of_certain_scores_is_one_minus_mean_iu(seed):
+    logits, target = batch(5, seed=seed)
+    matrix = confusion_matrix(target, logits.argmax(1), 5, 255)
+    expected = 1 - Scores.from_confusion(matrix, list("abcde")).mean_iu
+    assert float(soft_jaccard(1e4 * logits, target)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_jaccard_of_even_scores():
+    """Two classes, 30 and 10 pixels, every probability a half: 15 / 35 and 5 / 25."""
+    target = (torch.arange(40) < 10).long().view(1, 4, 10)
+    assert float(soft_jaccard(torch.zeros(1, 2, 4, 10), target)) == pytest.approx(1 - (15 / 35 + 5 / 25) / 2)
+
+
+def test_jaccard_without_a_labelled_pixel_is_nothing():
+    logits = torch.randn(1, 4, 2, 2, requires_grad=True)
+    loss = soft_jaccard(logits, torch.full((1, 2, 2), 255))
+    loss.backward()
+    assert loss == 0
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+def test_jaccard_leads_to_the_truth():
+    """Descent from nothing known ends at a loss near 0, also for a class of one pixel among a hundred."""
+    target = torch.zeros(1, 10, 10, dtype=torch.long)
+    target[0, 3, 4] = 1
+    logits = torch.zeros(1, 2, 10, 10, requires_grad=True)
+    optimiser = torch.optim.Adam([logits], lr=0.5)
+    for _ in range(60):
+        optimiser.zero_grad()
+        soft_jaccard(logits, target).backward()
+        optimiser.step()
+    assert torch.equal(logits.argmax(1), target)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])

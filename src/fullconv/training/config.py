@@ -61,7 +61,8 @@ class OptimSection(_Section):
     """How weights change.
 
     ``rate`` is the learning rate for the mean loss over labelled pixels, or for the summed one with ``loss: sum``.
-    ``balance`` is how far rare classes count more: see :func:`fullconv.training.optim.class_weights`.
+    ``balance`` is how far rare classes count more: see :func:`fullconv.training.optim.class_weights`. ``jaccard`` is the
+    weight of :func:`fullconv.losses.soft_jaccard`, which is added to the cross-entropy.
     """
 
     optimiser: Literal["adamw", "sgd"] = "adamw"
@@ -75,6 +76,7 @@ class OptimSection(_Section):
     loss: Literal["mean", "sum"] = "mean"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     balance: Fraction01 = 0.0
+    jaccard: Annotated[float, Field(ge=0)] = 0.0
     clip: Annotated[float, Field(ge=0)] = 0.0
     average: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
