@@ -61,8 +61,8 @@ class OptimSection(_Section):
     """How weights change.
 
     ``rate`` is the learning rate for the mean loss over labelled pixels, or for the summed one with ``loss: sum``.
-    ``balance`` is how far rare classes count more: see :func:`fullconv.training.optim.class_weights`. ``jaccard`` is the
-    weight of :func:`fullconv.losses.soft_jaccard`, which is added to the cross-entropy.
+    ``balance`` is how far rare classes count more: see :func:`fullconv.training.optim.class_weights`. ``jaccard`` is
+    the weight of :func:`fullconv.losses.soft_jaccard`, which is added to the cross-entropy.
     """
 
     optimiser: Literal["adamw", "sgd"] = "adamw"
