@@ -2,9 +2,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.transforms.v2 import functional as F
 
 from fullconv.data.sample import Sample
-from fullconv.data.transforms import TrainingTransform
+from fullconv.data.transforms import TrainingTransform, recoloured
 from fullconv.errors import UsageError
 
 SIDES = st.integers(1, 40)
@@ -91,6 +92,25 @@ def test_scale_is_drawn_log_uniformly_and_every_place_is_reached() -> None:
     assert min(spans) >= 4 and max(spans) <= 20
     assert 110 < sum(span < 10 for span in spans) < 190
     assert {0, 39} <= {int(value) // 100 for target in results for value in (target[0, 0], target[-1, 0])}
+
+
+@given(st.floats(0.7, 1.3), st.floats(0.7, 1.3), st.floats(0.7, 1.3), st.integers(0, 99))
+@settings(deadline=None, max_examples=40)
+def test_colour_is_torchvisions_but_for_rounding_between(b: float, c: float, s: float, seed: int) -> None:
+    """Values are kept away from 0 and 255, where torchvision also clips in between."""
+    image = torch.randint(90, 140, (3, 5, 7), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    slow = F.adjust_saturation(F.adjust_contrast(F.adjust_brightness(image, b), c), s)
+    assert (recoloured(image, b, c, s).int() - slow.int()).abs().max() <= 3
+    exact = F.adjust_contrast(F.adjust_brightness(image / 255, b), c)
+    exact = 255 * F.adjust_saturation(exact, s)
+    torch.testing.assert_close(recoloured(image.float(), b, c, s), exact, atol=0.05, rtol=1e-3)
+    assert (recoloured(image, b, c, s) - exact).abs().max() <= 0.55
+
+
+def test_colour_of_one_channel_keeps_it_grey() -> None:
+    image = torch.randint(0, 256, (1, 5, 7), dtype=torch.uint8)
+    assert torch.equal(recoloured(image, 1.0, 1.0, 0.3), image), "there is no saturation to change"
+    assert torch.equal(recoloured(image, 2.0, 1.0, 1.0), (2 * image.int()).clamp(max=255).to(torch.uint8))
 
 
 def test_colour_changes_the_image_within_bounds_and_never_the_target() -> None:

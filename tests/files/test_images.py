@@ -33,7 +33,6 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
         image = Image.fromarray(COLOUR).convert(mode)
         truth = np.array(image.convert("RGB"))
     read = read_image(saved(tmp_path, image, "x.tif" if mode == "CMYK" else "x.png"))
-    assert read.is_contiguous()
     assert torch.equal(read, expect(truth))
 
 

@@ -22,6 +22,14 @@ def filling(channels: int, fill: tuple[int, int, int] = FILL) -> Float[Tensor, "
     return torch.tensor((fill + (0,) * channels)[:channels], dtype=torch.float32).view(-1, 1, 1)
 
 
+def place(canvas: Tensor, picture: Tensor, fill: Tensor | int) -> None:
+    """Write a picture into the top left of a canvas, both …×height×width, and ``fill`` everywhere else."""
+    h, w = picture.shape[-2:]
+    canvas[..., :h, :w] = picture
+    canvas[..., :h, w:] = fill
+    canvas[..., h:, :] = fill
+
+
 @dataclass(frozen=True, eq=False)
 class Sample:
     """An image and its target.
@@ -76,10 +84,9 @@ def collate(samples: Sequence[Sample], ignore_index: int, fill: tuple[int, int, 
             )
     height = max(sample.image.shape[1] for sample in samples)
     width = max(sample.image.shape[2] for sample in samples)
-    images = filling(channels, fill).repeat(len(samples), 1, height, width)
-    targets = torch.full((len(samples), height, width), ignore_index)
+    images = torch.empty(len(samples), channels, height, width)
+    targets = torch.empty(len(samples), height, width, dtype=torch.long)
     for image, target, sample in zip(images, targets, samples, strict=True):
-        h, w = sample.target.shape
-        image[:, :h, :w] = sample.image
-        target[:h, :w] = sample.target
+        place(image, sample.image, filling(channels, fill))
+        place(target, sample.target, ignore_index)
     return Batch(images, targets, tuple(sample.stem for sample in samples), ignore_index)
