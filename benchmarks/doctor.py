@@ -31,8 +31,8 @@ PER_KIND = 2
 class Corpus:
     """A data set of copies: ``images/``, ``masks/``, two lists and a table of classes."""
 
-    def __init__(self, root: Path, chance: random.Random) -> None:
-        self.root, self.chance = root, chance
+    def __init__(self, root: Path, classes: int, chance: random.Random) -> None:
+        self.root, self.classes, self.chance = root, classes, chance
         self.expected: set[tuple[str, str]] = set()
         self.free: list[str] = []
 
@@ -66,7 +66,7 @@ def write_clean(base: Path, root: Path, count: int, chance: random.Random, avoid
     (root / "train.txt").write_text("\n".join(chosen[:cut]))
     (root / "test.txt").write_text("\n".join(chosen[cut:]))
     (root / "classes.txt").write_text("\n".join(f"class{number}" for number in range(classes)))
-    corpus = Corpus(root, chance)
+    corpus = Corpus(root, classes, chance)
     corpus.free = chosen[:]
     chance.shuffle(corpus.free)
     return corpus
@@ -160,7 +160,11 @@ def transparent_mask(c: Corpus, stem: str) -> None:
 
 
 def antialiased_mask(c: Corpus, stem: str) -> None:
-    mask = Image.open(c.mask(stem)).convert("L")
+    ids = c.ids(stem)
+    if np.ptp(ids[ids != 255]) < 3:
+        # Between neighbouring ids there is none that smoothing could put there.
+        ids[ids == ids.min()] = c.classes - 1
+    mask = Image.fromarray(ids)
     small = mask.resize((mask.width // 2, mask.height // 2), Image.Resampling.NEAREST)
     small.resize(mask.size, Image.Resampling.BILINEAR).save(c.mask(stem))
     c.expect("antialiased_mask", c.mask(stem))
@@ -179,9 +183,8 @@ def binary_255_mask(c: Corpus, stem: str) -> None:
 
 
 def off_by_one_ids(c: Corpus, stem: str) -> None:
-    classes = len((c.root / "classes.txt").read_text().splitlines())
     ids = c.ids(stem).astype(int)
-    ids[:20, :20] = classes - 1
+    ids[:20, :20] = c.classes - 1
     Image.fromarray(np.where(ids == 255, 255, ids + 1).astype(np.uint8)).save(c.mask(stem))
     c.expect("off_by_one_ids", c.mask(stem))
 

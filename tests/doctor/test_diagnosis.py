@@ -1,6 +1,7 @@
 """Every defect of the benchmark, injected into the generated data set: found in its file, and nothing else."""
 
 import importlib.util
+import io
 import json
 import random
 from pathlib import Path
@@ -109,6 +110,21 @@ def test_classes_are_judged_over_the_set(corpus):
     assert "never" in seen["class_never_present"]
     assert "only test holds once" in seen["class_in_one_split"]
     assert "once" in seen["extreme_imbalance"]
+
+
+@pytest.mark.parametrize("scale", [0.4, 0.77, 0.9, 1.3])
+def test_a_picture_of_another_size_and_quality_is_nearly_the_same(shapes, scale):
+    """Fine patterns that no integer box divides: thumbnails must weigh every pixel exactly."""
+    from fullconv.doctor.diagnosis import NEAR_DUPLICATE
+    from fullconv.doctor.examine import _thumbnail
+
+    for path in sorted((shapes / "images").iterdir())[:6]:
+        image = Image.open(path).convert("RGB").resize((317, 239), Image.Resampling.BICUBIC)
+        size = (round(image.width * scale), round(image.height * scale))
+        buffer = io.BytesIO()
+        image.resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=60)
+        other = np.array(Image.open(buffer))
+        assert _thumbnail(np.array(image)) @ _thumbnail(other) > NEAR_DUPLICATE
 
 
 def test_numbers_are_those_of_the_pixels(corpus):

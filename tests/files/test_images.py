@@ -188,11 +188,12 @@ def test_unreadable_files(tmp_path: Path, read: object, contents: bytes | None, 
 
 
 def test_a_small_file_that_unfolds_to_a_huge_image_is_refused(tmp_path: Path) -> None:
-    """34 million pixels of one colour in some 100 kB; of one byte a pixel they are an honest mask."""
+    """34 million pixels of one colour in some 100 kB; as a mask, of one byte a pixel, they are honest."""
     Image.new("RGB", (6000, 5700)).save(tmp_path / "bomb.png")
     Image.new("L", (6000, 5700)).save(tmp_path / "mask.png")
-    with pytest.raises(DataError, match=r"bomb\.png: unfolds \d+ bytes to 130 MiB, as decompression bombs do; "):
-        read_image(tmp_path / "bomb.png")
+    for name in ("bomb", "mask"):
+        with pytest.raises(DataError, match=rf"{name}\.png: unfolds \d+ bytes to 130 MiB, as decompression bombs do; "):
+            read_image(tmp_path / f"{name}.png")
     assert read_mask(tmp_path / "mask.png").shape == (5700, 6000)
 
 

@@ -56,7 +56,7 @@ def _print(diagnosis: "Diagnosis") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     source = diagnosis.source
     splits = ", ".join(f"{split} {len(records)}" for split, records in source.splits.items())
     console.print(f"{source.root}: format {source.format}; {splits} images; {source.labels.num_classes} classes")
@@ -73,7 +73,8 @@ def _print(diagnosis: "Diagnosis") -> None:
     console.print(f"best mean IU these masks allow: {bounds}")
     console.print(f"recommended finest stride: {diagnosis.recommended_stride}")
     for problem in diagnosis.problems:
-        console.print(f"\n{problem.severity}: {problem.kind}, {len(problem.files)} files: {problem.seen}")
+        count = "1 file" if len(problem.files) == 1 else f"{len(problem.files)} files"
+        console.print(f"\n{problem.severity}: {problem.kind}, {count}: {problem.seen}")
         for file in problem.files[:_SHOWN]:
             console.print(f"  {file}")
         if len(problem.files) > _SHOWN:

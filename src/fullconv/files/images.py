@@ -50,7 +50,7 @@ def read_image(path: str | Path, content: bytes | None = None) -> UInt8[Tensor, 
         DataError: The file is missing, empty, broken, too large, or its pixels are floats; the message names
             it.
     """
-    with opened(Path(path), content, whole=True) as image:
+    with opened(Path(path), content, whole=True, colours=True) as image:
         return to_rgb(image)
 
 
@@ -201,13 +201,16 @@ def _orientation(getexif: Callable[[Any], Image.Exif], image: Image.Image) -> in
 
 
 @contextlib.contextmanager
-def opened(path: Path, content: bytes | None = None, *, whole: bool = False) -> Iterator[Image.Image]:
+def opened(
+    path: Path, content: bytes | None = None, *, whole: bool = False, colours: bool = False
+) -> Iterator[Image.Image]:
     """Open an image file for a block, and name the file in whatever goes wrong in the block.
 
     Args:
         path: The file.
         content: As for ``read_image``.
         whole: All of it will be needed: read it at once, instead of in many small parts.
+        colours: It will be turned into colours, whatever it is now; grey then takes as much memory.
 
     Raises:
         DataError: The file is missing, empty, broken or too large; the message names it.
@@ -222,7 +225,8 @@ def opened(path: Path, content: bytes | None = None, *, whole: bool = False) -> 
         # A file, not a path: from a path, Pillow 13 maps plain TIFFs to memory and scrambles those on their side.
         with path.open("rb") if content is None else io.BytesIO(content) as file, Image.open(file) as image:
             # Pillow keeps colours in 4 bytes.
-            refuse_bomb(image.size[0] * image.size[1] * (1 if image.mode in ("1", "L", "P") else 4), size)
+            small = not colours and image.mode in ("1", "L", "P")
+            refuse_bomb(image.size[0] * image.size[1] * (1 if small else 4), size)
             yield image
     except DataError as error:
         raise DataError(f"{path}: {error}") from None

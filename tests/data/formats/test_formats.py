@@ -398,6 +398,22 @@ def test_a_mask_folder_for_every_class(tmp_path):
         assert np.array_equal(source.read_sample(record).target.numpy(), expected[TRUTHS[record.stem]])
 
 
+def test_lists_choose_among_class_folders_too(tmp_path):
+    for stem, ids in TRUTHS.items():
+        write_image(tmp_path / "images" / f"{stem}.png")
+        for number, name in enumerate(["low", "tall"], start=1):
+            write_mask(tmp_path / "masks" / name / f"{stem}.png", (ids == number).astype(np.uint8) * 255)
+    (tmp_path / "train.txt").write_text("c\na\n")
+    (tmp_path / "test.txt").write_text("b\nd\n")
+    with pytest.raises(DataError, match=r"test\.txt: names 'd', but no class folder of .*masks holds"):
+        open_dataset(tmp_path)
+    splits = open_dataset(tmp_path, strict=False).splits
+    assert {name: [record.stem for record in part] for name, part in splits.items()} == {
+        "train": ["c", "a"],
+        "test": ["b"],
+    }
+
+
 def test_colours_are_learned_where_there_is_no_table(tmp_path):
     colours = np.array([(0, 0, 0), (0, 200, 0), (200, 0, 0)], np.uint8)
     for stem, ids in TRUTHS.items():

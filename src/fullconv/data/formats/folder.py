@@ -1,6 +1,5 @@
 """Plain folders: images beside masks, in the layouts people use."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from ...errors import DataError
@@ -46,37 +45,62 @@ def _splits(root: Path, description: Description, problems: list[Problem]) -> di
             images, masks = _names(description)
             have = any((root / name).is_dir() for name in images)
             raise DataError(f"{root / (masks if have else images)[0]}: no such folder; {LAYOUT}")
-        return {split: _pair(*found, problems, Pairs.every) for split, found in nested.items()}
+        return {split: _every(*found, problems) for split, found in nested.items()}
     lists = lists or {split: f"{split}.txt" for split in SPLITS if (root / f"{split}.txt").is_file()}
     inside = [split for split in SPLITS if all((folder / split).is_dir() for folder in folders)]
     if not lists and inside:
-        return {split: _pair(folders[0] / split, folders[1] / split, problems, Pairs.every) for split in inside}
+        return {split: _every(folders[0] / split, folders[1] / split, problems) for split in inside}
     if not lists:
-        return {"": _pair(*folders, problems, Pairs.every)}
-    return {split: _listed(root, folders, split, stems, problems) for split, stems in lists.items()}
+        return {"": _every(*folders, problems)}
+    return _listed(root, folders, lists, problems)
 
 
 def _listed(
-    root: Path, folders: tuple[Path, Path], split: str, stems: str | list[str], problems: list[Problem]
-) -> tuple[Record, ...]:
-    where = root / stems if isinstance(stems, str) else f"split {split!r}"
-    names = read_stems(root / stems) if isinstance(stems, str) else stems
-    return _pair(*folders, problems, lambda pairs: pairs.listed(names, where))
+    root: Path, folders: tuple[Path, Path], lists: dict[str, str | list[str]], problems: list[Problem]
+) -> dict[str, tuple[Record, ...]]:
+    """Return the samples that each split's list names."""
+    wanted = {
+        split: (read_stems(root / stems), root / stems) if isinstance(stems, str) else (stems, f"split {split!r}")
+        for split, stems in lists.items()
+    }
+    if classes := _class_folders(folders[1]):
+        stacked = _stacked(folders[0], classes)
+        for names, where in wanted.values():
+            for stem in sorted(set(names) - stacked.keys()):
+                seen = f"names {stem!r}, but no class folder of {folders[1]} holds a mask of an image of that stem"
+                remedy = "add its masks, or correct or remove the line (stems have no folder and no extension)"
+                problems.append(Problem("missing_mask", (Path(where), folders[0] / stem), seen, remedy))
+        return {
+            split: tuple(stacked[stem] for stem in dict.fromkeys(names) if stem in stacked)
+            for split, (names, _) in wanted.items()
+        }
+    pairs = _pairs(*folders)
+    splits = {split: pairs.listed(names, where) for split, (names, where) in wanted.items()}
+    problems.extend(pairs.problems)
+    return splits
 
 
-def _pair(
-    images: Path, masks: Path, problems: list[Problem], choose: Callable[[Pairs], tuple[Record, ...]]
-) -> tuple[Record, ...]:
-    classes = _class_folders(masks)
-    if classes:
-        return _stacked(images, classes, problems)
+def _every(images: Path, masks: Path, problems: list[Problem]) -> tuple[Record, ...]:
+    """Return all samples of two folders."""
+    if classes := _class_folders(masks):
+        stacked = _stacked(images, classes)
+        for image in files_in(images, IMAGE_SUFFIXES):
+            if image.stem not in stacked:
+                seen = f"has no mask of the same stem in any class folder of {masks}"
+                problems.append(Problem("missing_mask", (image,), seen, "add its masks, or remove this file"))
+        return tuple(stacked.values())
+    pairs = _pairs(images, masks)
+    records = pairs.every()
+    problems.extend(pairs.problems)
+    return records
+
+
+def _pairs(images: Path, masks: Path) -> Pairs:
     pairs = Pairs.of(images, masks, stems=(plain_stem, _mask_stem(images, masks)))
     for folder, files in zip(pairs.folders, (pairs.images, pairs.masks), strict=True):
         if not files:
             raise DataError(f"{folder}: holds no image files ({', '.join(IMAGE_SUFFIXES)}); {LAYOUT}")
-    records = choose(pairs)
-    problems.extend(pairs.problems)
-    return records
+    return pairs
 
 
 def _mask_stem(images: Path, masks: Path) -> Stem:
@@ -97,9 +121,10 @@ def _class_folders(masks: Path) -> list[Path]:
     return folders if len(folders) > 1 and not files_in(masks, MASK_SUFFIXES) else []
 
 
-def _stacked(images: Path, classes: list[Path], problems: list[Problem]) -> tuple[Record, ...]:
+def _stacked(images: Path, classes: list[Path]) -> dict[str, Record]:
+    """Return the images that have a mask in some class folder, by stem."""
     files = {folder: {file.stem: file for file in files_in(folder, MASK_SUFFIXES)} for folder in classes}
-    records = []
+    records = {}
     for image in files_in(images, IMAGE_SUFFIXES):
         found = tuple(
             (number, files[folder][image.stem])
@@ -107,11 +132,8 @@ def _stacked(images: Path, classes: list[Path], problems: list[Problem]) -> tupl
             if image.stem in files[folder]
         )
         if found:
-            records.append(Record(image.stem, ImageFile(image), ClassFiles(found, background=0)))
-        else:
-            seen = f"has no mask of the same stem in any class folder of {classes[0].parent}"
-            problems.append(Problem("missing_mask", (image,), seen, "add its masks, or remove this file"))
-    return tuple(records)
+            records[image.stem] = Record(image.stem, ImageFile(image), ClassFiles(found, background=0))
+    return records
 
 
 def _classes_of_subfolders(root: Path, description: Description) -> list[ClassEntry] | None:
