@@ -91,6 +91,8 @@ def test_check_of_a_bad_set(data):
 def test_check_of_what_is_no_data_set(tmp_path):
     assert "give a folder with images/ and masks/" in run("check", tmp_path, code=3).stderr
     assert "did you mean 'voc'" in run("check", tmp_path, "--format", "vco", code=2).stderr
+    record = json.loads(run("check", tmp_path, "--json", code=3).stdout)
+    assert record["splits"] == {} and [problem["kind"] for problem in record["problems"]] == ["layout"]
 
 
 def test_train_leaves_a_run_folder(shapes):

@@ -30,12 +30,17 @@ def check(
     from rich.progress import Progress
 
     from ..doctor import check as run
-    from ..doctor import write_report
+    from ..doctor import unusable, write_report
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=as_json or not console.is_terminal) as bar:
-        task = bar.add_task("examining", total=None)
-        diagnosis = run(data, format, progress=lambda done, every: bar.update(task, completed=done, total=every))
+    try:
+        with Progress(console=console, transient=True, disable=as_json or not console.is_terminal) as bar:
+            task = bar.add_task("examining", total=None)
+            diagnosis = run(data, format, progress=lambda done, every: bar.update(task, completed=done, total=every))
+    except DataError as error:
+        if as_json:
+            print_json(unusable(data, error))
+        raise
     if report:
         write_report(diagnosis, report)
     if write:

@@ -14,6 +14,7 @@ from ..data import DataSource, open_dataset
 from ..data.labels import LabelSet
 from ..data.problems import Problem, refuse
 from ..data.source import Record
+from ..errors import DataError
 from .bound import StrideBound
 from .examine import Examination, examine, unlabelled
 
@@ -123,6 +124,21 @@ def check(
         if progress:
             progress(done, len(records))
     return study.diagnosis()
+
+
+def unusable(data: Path, error: DataError) -> dict[str, Any]:
+    """Return plain values, with the keys that everyone reads, for data that cannot be opened at all."""
+    seen, _, remedy = str(error).removeprefix(f"{data}: ").partition("; ")
+    problem = Problem("layout", (data,), seen, remedy or "correct it")
+    return {
+        "format": None,
+        "root": str(data),
+        "splits": {},
+        "classes": [],
+        "ignore_index": None,
+        "problems": [problem.to_dict()],
+        "upper_bound": {},
+    }
 
 
 def refuse_bad(source: DataSource, splits: Iterable[str]) -> None:

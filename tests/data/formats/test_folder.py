@@ -38,6 +38,14 @@ def test_lists_name_the_splits(imitation: Write) -> None:
     assert source.image_size(source.records("test")[0]) == (4, 6)
 
 
+def test_trainval_is_for_training_where_there_is_no_train(imitation: Write) -> None:
+    assert stems(open_dataset(imitation("abc", trainval_txt="a\nb", test_txt="c"))) == {
+        "train": ["a", "b"],
+        "test": ["c"],
+    }
+    assert stems(open_dataset(imitation("abc", trainval_txt="a\nb", train_txt="a", test_txt="c")))["train"] == ["a"]
+
+
 def test_samples_are_images_with_class_ids(imitation: Write) -> None:
     root = imitation(train_txt="a")
     dataset = open_dataset(str(root)).dataset("train")

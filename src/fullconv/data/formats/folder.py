@@ -46,13 +46,21 @@ def _splits(root: Path, description: Description, problems: list[Problem]) -> di
             have = any((root / name).is_dir() for name in images)
             raise DataError(f"{root / (masks if have else images)[0]}: no such folder; {LAYOUT}")
         return {split: _every(*found, problems) for split, found in nested.items()}
-    lists = lists or {split: f"{split}.txt" for split in SPLITS if (root / f"{split}.txt").is_file()}
+    lists = lists or _lists_in(root)
     inside = [split for split in SPLITS if all((folder / split).is_dir() for folder in folders)]
     if not lists and inside:
         return {split: _every(folders[0] / split, folders[1] / split, problems) for split in inside}
     if not lists:
         return {"": _every(*folders, problems)}
     return _listed(root, folders, lists, problems)
+
+
+def _lists_in(root: Path) -> dict[str, str | list[str]]:
+    """Return the lists that lie in a folder; ``trainval`` is the training split where there is no ``train``."""
+    names = {split: f"{split}.txt" for split in SPLITS}
+    if not (root / "train.txt").is_file():
+        names["train"] = "trainval.txt"
+    return {split: name for split, name in names.items() if (root / name).is_file()}
 
 
 def _listed(
