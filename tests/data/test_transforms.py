@@ -49,6 +49,15 @@ def test_with_scaling_the_target_follows_the_image(size: tuple[int, int], crop: 
     assert ((result.image[1].long() - columns)[inside].abs() <= 1).all()
 
 
+def test_down_to_a_single_pixel() -> None:
+    """torch's own resizing of 8-bit images fails on a column of two."""
+    torch.manual_seed(1)
+    sample = encoded(2, 1)
+    for _ in range(20):
+        result = TrainingTransform((1, 1), scale=(0.5, 0.5), colour=0.0)(sample)
+        assert result.image.dtype == torch.uint8 and result.image.shape == (3, 1, 1)
+
+
 def test_scaling_has_no_shift() -> None:
     torch.manual_seed(0)
     for scale in (0.4, 0.5, 0.8, 1.7, 2.0):

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from ..errors import UsageError
@@ -76,7 +75,10 @@ class TrainingTransform:
         image, mask = F.crop(image, top, left, height, width), F.crop(mask, top, left, height, width)
         if (height, width) == (new_height, new_width):
             return image, mask
-        image = F.resize(image, [new_height, new_width], InterpolationMode.BILINEAR, antialias=True)
+        # To a single pixel, torch fails an assertion of its own on some layouts of 8-bit images.
+        single = (new_height, new_width) == (1, 1)
+        scaled = F.resize(image.float() if single else image, [new_height, new_width], antialias=True)
+        image = tv_tensors.Image(scaled.round().to(image.dtype) if single else scaled)
         return image, tv_tensors.Mask(_resized_nearest(mask.as_subclass(Tensor), new_height, new_width))
 
     def _recoloured(self, image: Pixels) -> Pixels:
