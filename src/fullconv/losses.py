@@ -1,7 +1,7 @@
 """Losses on pixels: cross-entropy, and its weighted sum over tasks."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,41 @@ from torch import Tensor
 from .errors import DataError, UsageError
 
 Reduction = Literal["mean", "sum"]
+
+STRIP_BYTES = 64 << 20
+"""Size of the logits of one strip."""
+
+
+class Upsampling(NamedTuple):
+    """A transposed convolution with one kernel a channel, and where the image begins in its output.
+
+    Attributes:
+        kernels: One for each channel.
+        factor: Output pixels per input pixel.
+        start: Row and column of the output, computed without padding, of the image's first pixel.
+    """
+
+    kernels: Float[Tensor, "k 1 s s"]
+    factor: int
+    start: int
+
+    def every(self, step: int) -> "Upsampling":
+        """Return the upsampling to each so-manieth row and column, from the middle of the first few; exactly those.
+
+        ``step`` must divide the factor. Of the kernel, what falls on the others is left out.
+        """
+        first = self.start + step // 2
+        phase = slice(first % step, None, step)
+        return Upsampling(self.kernels[:, :, phase, phase], self.factor // step, first // step)
+
+    def strip(self, scores: Tensor, kernels: Tensor, top: int, bottom: int, width: int) -> Tensor:
+        """Return the logits of the image's rows top … bottom − 1."""
+        size = kernels.shape[-1]
+        first = max(0, -((size - 1 - top - self.start) // self.factor))
+        last = min(scores.shape[2] - 1, (bottom - 1 + self.start) // self.factor)
+        dense = F.conv_transpose2d(scores[:, :, first : last + 1], kernels, stride=self.factor, groups=kernels.shape[0])
+        begin = top + self.start - first * self.factor
+        return dense[:, :, begin : begin + bottom - top, self.start : self.start + width]
 
 
 def pixel_cross_entropy(
@@ -39,8 +74,7 @@ def pixel_cross_entropy(
 
     Source: Long, Shelhamer & Darrell 2015, section 3; section 3 of the specification.
     """
-    if reduction not in ("mean", "sum"):
-        raise UsageError(f"pixel_cross_entropy: reduction is {reduction!r}; use 'mean' or 'sum'")
+    _check_reduction(reduction)
     _check_ids(target, logits.shape[1], ignore_index)
     total = F.cross_entropy(
         logits,
@@ -50,12 +84,75 @@ def pixel_cross_entropy(
         reduction="sum",
         label_smoothing=label_smoothing,
     )
-    if reduction == "sum":
+    return total if reduction == "sum" else total / _divisor(target, ignore_index, class_weights)
+
+
+def upsampled_cross_entropy(
+    scores: Float[Tensor, "n k h w"],
+    upsampling: Upsampling,
+    target: Int64[Tensor, "n H W"],
+    ignore_index: int = 255,
+    reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
+    class_weights: Float[Tensor, "k"] | None = None,
+) -> Float[Tensor, ""]:
+    """Return what :func:`pixel_cross_entropy` gives for upsampled scores, without ever holding them whole.
+
+    Scores are upsampled in strips of rows, each of which is scored and differentiated before the next: memory is that
+    of one strip, not of n×k×H×W logits and their gradients.
+
+    Args:
+        scores: Logits of coarse cells.
+        upsampling: How they become those of the target's pixels.
+        target: Class ids 0 to k − 1, or ``ignore_index``.
+        ignore_index: As in :func:`pixel_cross_entropy`, and so on.
+        reduction: See there.
+        label_smoothing: See there.
+        class_weights: See there.
+
+    Raises:
+        DataError: The target holds an id that is neither a class nor ``ignore_index``.
+        UsageError: ``reduction`` is neither of the two.
+    """
+    _check_reduction(reduction)
+    _check_ids(target, scores.shape[1], ignore_index)
+    options = {"weight": class_weights, "ignore_index": ignore_index, "label_smoothing": label_smoothing}
+    total: Tensor = _Strips.apply(scores, upsampling.kernels, target, upsampling, options)
+    return total if reduction == "sum" else total / _divisor(target, ignore_index, class_weights)
+
+
+class _Strips(torch.autograd.Function):
+    """The summed loss; gradients are taken strip by strip while it is computed."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, scores: Tensor, kernels: Tensor, target: Tensor, upsampling: Upsampling, options: dict[str, Any]
+    ) -> Tensor:
+        height, width = target.shape[1:]
+        rows = max(1, STRIP_BYTES // (4 * scores.shape[0] * scores.shape[1] * width))
+        leaves = [
+            tensor.detach().requires_grad_(needed)
+            for tensor, needed in zip((scores, kernels), ctx.needs_input_grad[:2], strict=True)
+        ]
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        total, gradients = scores.new_zeros(()), [torch.zeros_like(leaf) for leaf in wanted]
+        for top in range(0, height, rows):
+            bottom = min(height, top + rows)
+            with torch.enable_grad():
+                logits = upsampling.strip(leaves[0], leaves[1], top, bottom, width)
+                loss = F.cross_entropy(logits, target[:, top:bottom], reduction="sum", **options)
+            total += loss.detach()
+            if wanted:
+                for gradient, part in zip(gradients, torch.autograd.grad(loss, wanted), strict=True):
+                    gradient += part
+        found = iter(gradients)
+        ctx.gradients = [next(found) if leaf.requires_grad else None for leaf in leaves]
         return total
-    labelled = target != ignore_index
-    # A mean over no pixel is 0, not 0 / 0.
-    count = labelled.sum() if class_weights is None else class_weights[target[labelled]].sum()
-    return total / torch.where(count > 0, count, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        found = [None if gradient is None else gradient * outputs[0] for gradient in ctx.gradients]
+        return (*found, None, None, None)
 
 
 def soft_jaccard(
@@ -121,6 +218,24 @@ def multitask_loss(
         for task, scores in logits.items()
     ]
     return torch.stack(losses).sum()
+
+
+def labelled(target: Int64[Tensor, "n h w"], ignore_index: int, class_weights: Float[Tensor, "k"]) -> float:
+    """Return by what a summed loss is divided for the mean: the weights of all labelled pixels together."""
+    counts = torch.bincount(target[target != ignore_index], minlength=len(class_weights))
+    return float((counts * class_weights.double()).sum())
+
+
+def _divisor(target: Tensor, ignore_index: int, class_weights: Tensor | None) -> Tensor:
+    counted = target != ignore_index
+    count = counted.sum() if class_weights is None else class_weights[target[counted]].sum()
+    # A mean over no pixel is 0, not 0 / 0.
+    return torch.where(count > 0, count, 1)
+
+
+def _check_reduction(reduction: str) -> None:
+    if reduction not in ("mean", "sum"):
+        raise UsageError(f"reduction is {reduction!r}; use 'mean' or 'sum'")
 
 
 def _listed(tasks: Mapping[str, object]) -> str:

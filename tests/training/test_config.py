@@ -11,7 +11,7 @@ def test_every_recipe_is_valid_and_says_its_command(name):
 
 
 def test_the_paper_recipe_is_the_references():
-    config = load_config("paper")
+    config = load_config("paper-heavy")
     assert (config.optim.rate, config.optim.momentum, config.optim.loss) == (1e-10, 0.99, "sum")
     assert (config.data.batch_size, config.data.crop, config.data.replacement) == (1, "none", True)
 

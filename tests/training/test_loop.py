@@ -81,7 +81,7 @@ def test_without_validation_the_last_weights_are_the_best(shapes, tmp_path):
     assert same(weights(tmp_path / "run" / "best"), weights(tmp_path / "run" / "last"))
 
 
-@pytest.mark.parametrize("recipe", ["paper", "modern"])
+@pytest.mark.parametrize("recipe", ["paper-heavy", "paper-accumulate", "at-once", "modern"])
 def test_recipes_run(shapes, tmp_path, recipe):
     settings = {"model.trunk": "small", "model.context": "none", "model.padding": "same"}
     result = train(shapes, tmp_path / "run", recipe=recipe, quiet=True, epochs=1, settings=settings)

@@ -11,9 +11,9 @@ import typer
 if TYPE_CHECKING:
     from ..metrics import Scores
 
-DataPath = Annotated[
-    Path, typer.Argument(metavar="DATA", help="A data set folder (images/ + masks/) or a dataset.yaml.")
-]
+_DATA = typer.Argument(metavar="DATA", help="A data set folder (images/ + masks/) or a dataset.yaml.")
+DataPath = Annotated[Path, _DATA]
+OptionalDataPath = Annotated[Path | None, _DATA]
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or a run folder (its best model).")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 

@@ -1,16 +1,17 @@
 """``fullconv train``: a data set in, a run folder out."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .options import DataPath
+from ..errors import UsageError
+from .options import OptionalDataPath
 
 
 def train(
-    data: DataPath,
-    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="Folder to create for the run.")],
+    data: OptionalDataPath = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="RUN", help="Folder to create for the run.")] = None,
     recipe: Annotated[str, typer.Option(help="Name of a recipe, or a .yaml file.")] = "modern",
     trunk: Annotated[str | None, typer.Option(help="Trunk, such as vgg16, resnet18 or timm:NAME.")] = None,
     trunk_weights: Annotated[
@@ -18,25 +19,45 @@ def train(
         typer.Option(metavar="PATH", help="Trunk weights: a .safetensors or .pth file, or 'imagenet' (downloads)."),
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
+    time: Annotated[
+        str | None, typer.Option(metavar="60m", help="As many epochs as fit into this time: 90s, 60m or 2h.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of weights, order and augmentation.")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any setting of a recipe; may be repeated."),
     ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped; needs nothing else.")
+    ] = None,
+    find_lr: Annotated[
+        bool, typer.Option("--find-lr", help="Do not train: try rates, draw the losses and suggest one.")
+    ] = False,
 ) -> None:
     """Train a network on a data set."""
+    from ..training import find_rate
+    from ..training import train as run
     from ..training.config import parse_settings
-    from ..training.loop import train as run
+    from ..training.runtime import is_first
 
-    result = run(
-        data,
-        out,
-        recipe=recipe,
-        settings=parse_settings(settings or []),
-        trunk=trunk,
-        trunk_weights=trunk_weights,
-        epochs=epochs,
-        seed=seed,
-    )
+    changes = parse_settings(settings or []) | ({} if time is None else {"minutes": _minutes(time)})
+    named: dict[str, Any] = {"trunk": trunk, "trunk_weights": trunk_weights, "epochs": epochs, "seed": seed}
+    if find_lr:
+        if data is None or out is None or resume is not None:
+            raise UsageError("--find-lr needs DATA and --out FOLDER, and no --resume")
+        found = find_rate(data, out, recipe=recipe, settings=changes, **named)
+        print(f"suggested: --set optim.rate={found.suggestion:g}; the picture: {out / 'find-lr.png'}")
+        return
+    result = run(data, out, recipe=recipe, settings=changes, resume=resume, **named)
+    if not is_first():
+        return
     score = f"val mean IU {result.scores.mean_iu:.4f}; " if result.scores else ""
     print(f"{score}{result.epochs} epochs in {result.seconds:.0f} s; model in {result.run / 'best'}")
+
+
+def _minutes(time: str) -> float:
+    units = {"s": 1 / 60, "m": 1.0, "h": 60.0}
+    number, unit = time[:-1], time[-1:]
+    if unit not in units or not number.replace(".", "", 1).isdecimal():
+        raise UsageError(f"--time {time}: write a number and a unit, such as 90s, 60m or 2h")
+    return float(number) * units[unit]

@@ -1,7 +1,8 @@
 """One image with its target, and a batch of them."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -62,6 +63,14 @@ class Batch:
     targets: Int64[Tensor, "n h w"]
     stems: tuple[str, ...]
     ignore_index: int = 255
+
+    def split(self, parts: int) -> list["Batch"]:
+        """Return it in at most so many parts of about equal size; none is empty."""
+        size = math.ceil(len(self.stems) / parts)
+        return [
+            replace(self, images=self.images[part], targets=self.targets[part], stems=self.stems[part])
+            for part in (slice(at, at + size) for at in range(0, len(self.stems), size))
+        ]
 
 
 def collate(samples: Sequence[Sample], ignore_index: int, fill: tuple[int, int, int] = FILL) -> Batch:

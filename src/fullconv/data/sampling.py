@@ -49,20 +49,21 @@ class EpochSampler(Sampler[tuple[int, int]]):
         self.seed = seed
         self.shuffle = shuffle
         self.replacement = replacement
-        self.epoch = 0
+        self.epoch = self.start = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration: 0, 1, …"""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """Choose the epoch of the next iteration, 0, 1, …, and how many of its samples to leave out at its start."""
+        self.epoch, self.start = epoch, start
 
     def __len__(self) -> int:
         return self.length
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch, seen = self.epoch, Counter[int]()
-        for index in self._order(epoch):
+        epoch, start, seen = self.epoch, self.start, Counter[int]()
+        for place, index in enumerate(self._order(epoch)):
             # A sample drawn again in the same epoch is changed differently.
-            yield index, _mix(self.seed, epoch, index, seen[index])
+            if place >= start:
+                yield index, _mix(self.seed, epoch, index, seen[index])
             seen[index] += 1
 
     def _order(self, epoch: int) -> list[int]:

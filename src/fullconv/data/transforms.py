@@ -30,9 +30,13 @@ class TrainingTransform:
         fill: Red, green, blue (0–255) where the scaled image is smaller than the crop, at the bottom and right;
             further channels are 0 there.
         ignore_index: Target there.
+        keep: Probability with which each cell of the result is kept in the loss, 0–1; others get ``ignore_index``.
+        cell: Side of a cell in pixels.
 
     Raises:
         UsageError: A setting is outside its range.
+
+    Source: Long, Shelhamer & Darrell 2015, section 4.3, for ``keep``.
     """
 
     crop: tuple[int, int] | None
@@ -41,13 +45,15 @@ class TrainingTransform:
     colour: float = 0.3
     fill: tuple[int, int, int] = FILL
     ignore_index: int = 255
+    keep: float = 1.0
+    cell: int = 32
 
     def __post_init__(self) -> None:
         if self.crop is not None and min(self.crop) < 1:
             raise UsageError(f"crop is {self.crop}; give height and width of at least 1 pixel")
         if not 0 < self.scale[0] <= self.scale[1] < math.inf:
             raise UsageError(f"scale is {self.scale}; give the smaller factor first, both above 0, such as (0.5, 2.0)")
-        for name, value in (("flip", self.flip), ("colour", self.colour)):
+        for name, value in (("flip", self.flip), ("colour", self.colour), ("keep", self.keep)):
             if not 0 <= value <= 1:
                 raise UsageError(f"{name} is {value}; give a number from 0 to 1")
 
@@ -59,7 +65,7 @@ class TrainingTransform:
         if _draw(0.0, 1.0) < self.flip:
             image, mask = F.horizontal_flip(image), F.horizontal_flip(mask)
         pixels = self._recoloured(image.as_subclass(Tensor).contiguous())
-        return self._padded(replace(sample, image=pixels, target=mask.as_subclass(Tensor)))
+        return self._thinned(self._padded(replace(sample, image=pixels, target=mask.as_subclass(Tensor))))
 
     def draw_scale(self) -> float:
         """Draw a factor, log-uniformly from ``scale``."""
@@ -99,6 +105,14 @@ class TrainingTransform:
         target = sample.target.new_empty(height, width)
         place(target, sample.target, self.ignore_index)
         return replace(sample, image=image, target=target)
+
+    def _thinned(self, sample: Sample) -> Sample:
+        if self.keep == 1:
+            return sample
+        height, width = sample.target.shape
+        kept = torch.rand(math.ceil(height / self.cell), math.ceil(width / self.cell)) < self.keep
+        rows, columns = torch.arange(height) // self.cell, torch.arange(width) // self.cell
+        return replace(sample, target=torch.where(kept[rows][:, columns], sample.target, self.ignore_index))
 
 
 def recoloured(image: Pixels, brightness: float, contrast: float, saturation: float) -> Pixels:

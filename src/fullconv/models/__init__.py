@@ -4,5 +4,17 @@ from .build import fcn, fcn4s, fcn8s, fcn8s_at_once, fcn16s, fcn32s
 from .config import ModelConfig
 from .fcn import FCN
 from .heads import SkipHead
+from .staging import start_from
 
-__all__ = ["FCN", "ModelConfig", "SkipHead", "fcn", "fcn4s", "fcn8s", "fcn8s_at_once", "fcn16s", "fcn32s"]
+__all__ = [
+    "FCN",
+    "ModelConfig",
+    "SkipHead",
+    "fcn",
+    "fcn4s",
+    "fcn8s",
+    "fcn8s_at_once",
+    "fcn16s",
+    "fcn32s",
+    "start_from",
+]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from ..data.labels import LabelSet
 from ..errors import ModelError, UsageError
+from ..losses import Upsampling
 from ..trunks import Normalisation, Trunk, Weights
 from ..trunks import trunk as build_trunk
 from .config import ModelConfig
@@ -55,8 +57,19 @@ class FCN(nn.Module):
     def logits(self, image: Float[Tensor, "n c h w"]) -> dict[str, Tensor]:
         """Return logits n×k×h×w of every task by name, also where there is only one."""
         size = (image.shape[-2], image.shape[-1])
-        features = self.trunk((image - self.mean) / self.std)
+        features = self.features(image)
         return {task: head(features, size) for task, head in self.heads.items()}
+
+    def coarse(self, image: Float[Tensor, "n c h w"]) -> dict[str, tuple[Tensor, Upsampling]]:
+        """Return every task's scores before the last upsampling, and that upsampling: for a loss in strips."""
+        features = self.features(image)
+        heads: dict[str, Any] = dict(self.heads.items())
+        return {task: (head.fused(features), head.upsampling) for task, head in heads.items()}
+
+    def features(self, image: Float[Tensor, "n c h w"]) -> dict[str, Tensor]:
+        """Return the trunk's features by name, from which every task's head scores."""
+        features: dict[str, Tensor] = self.trunk((image - self.mean) / self.std)
+        return features
 
     @classmethod
     def from_config(

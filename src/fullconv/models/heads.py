@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..errors import GeometryError
 from ..geometry import Ladder, ladder
+from ..losses import Upsampling
 from ..nn.bilinear import BilinearUpsample
 from ..nn.cropping import Size, crop_to
 from ..trunks import Padding, Tap
@@ -58,21 +59,30 @@ class SkipHead(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor], size: Size) -> Float[Tensor, "n k h w"]:
         """Return logits of exactly ``size`` (height, width) from the trunk's features."""
+        rung = self.ladder.rungs[-1]
+        return crop_to(self.upscore[-1](self.fused(features)), (rung.crop, rung.crop), size)
+
+    def fused(self, features: Mapping[str, Tensor]) -> Float[Tensor, "n k h w"]:
+        """Return the sum of all scores at the finest tap's stride: the logits before the last upsampling."""
         scores = [
             self.score[name](features[name] * scale if scale != 1 else features[name])
             for name, scale in zip(self.tap_names, self.scales, strict=True)
         ]
         fused: Tensor = scores[0]
-        for step, (rung, upsample) in enumerate(zip(self.ladder.rungs, self.upscore, strict=True)):
+        for rung, upsample, skip in zip(self.ladder.rungs[:-1], self.upscore[:-1], scores[1:], strict=True):
             upscore, crop = upsample(fused), (rung.crop, rung.crop)
-            if step == len(self.upscore) - 1:
-                return crop_to(upscore, crop, size)
-            skip = scores[step + 1]
             if rung.cropped == "skip":
                 fused = upscore + crop_to(skip, crop, _size(upscore))
             else:
                 fused = crop_to(upscore, crop, _size(skip)) + skip
         return fused
+
+    @property
+    def upsampling(self) -> Upsampling:
+        """The last rung: from the sum of scores to the image."""
+        rung, upsample = self.ladder.rungs[-1], self.upscore[-1]
+        assert isinstance(upsample, BilinearUpsample)
+        return Upsampling(upsample.kernels(), rung.factor, rung.crop + rung.padding)
 
 
 def _size(feature: Tensor) -> Size:

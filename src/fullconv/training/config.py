@@ -25,10 +25,16 @@ class _Section(BaseModel):
 
 
 class ModelSection(_Section):
-    """Which network: see :class:`fullconv.models.ModelConfig`."""
+    """Which network: see :class:`fullconv.models.ModelConfig`.
+
+    ``init`` is a saved model, or a run, to start from: see :func:`fullconv.models.start_from`. ``recompute`` keeps less
+    for the backward pass: see :meth:`fullconv.trunks.Trunk.save_memory`.
+    """
 
     trunk: str = "resnet18"
     trunk_weights: str | None = None
+    init: str | None = None
+    recompute: bool = False
     finest_stride: Positive = 8
     padding: Padding = "same"
     context: Positive | Literal["fc", "none"] | None = None
@@ -43,7 +49,8 @@ class DataSection(_Section):
 
     ``crop: auto`` takes the median shorter side, rounded up to a multiple of 32, 512 at most; ``crop: none`` takes
     whole images. ``patches`` reads only the window that a crop needs, and chooses where it lies: see
-    :class:`fullconv.data.Patches`.
+    :class:`fullconv.data.Patches`. A step takes ``accumulate`` batches of ``batch_size``, as if they were one. ``keep``
+    is the probability with which a cell of the finest scored tap is kept in the loss.
     """
 
     crop: Positive | tuple[Positive, Positive] | Literal["auto", "none"] = "auto"
@@ -51,7 +58,9 @@ class DataSection(_Section):
     flip: Fraction01 = 0.5
     colour: Fraction01 = 0.3
     patches: Literal["none", "uniform", "class", "foreground"] = "none"
+    keep: Annotated[float, Field(gt=0, le=1)] = 1.0
     batch_size: Positive = 8
+    accumulate: Positive = 1
     replacement: bool = False
     workers: Annotated[int, Field(ge=0)] = 0
     cache_mb: Annotated[int, Field(ge=0)] = 1024
@@ -62,7 +71,10 @@ class OptimSection(_Section):
 
     ``rate`` is the learning rate for the mean loss over labelled pixels, or for the summed one with ``loss: sum``.
     ``balance`` is how far rare classes count more: see :func:`fullconv.training.optim.class_weights`. ``jaccard`` is
-    the weight of :func:`fullconv.losses.soft_jaccard`, which is added to the cross-entropy.
+    the weight of :func:`fullconv.losses.soft_jaccard` of every batch, which is added to the cross-entropy. The trunk
+    learns at ``trunk_rate`` times the rate (0 freezes it), and each of its layers at ``layer_decay`` times that of the
+    next. ``batch_norm: frozen`` normalises with the running statistics, which then stay as they are;
+    ``synchronised``, where several processes train, with those of all their batches together.
     """
 
     optimiser: Literal["adamw", "sgd"] = "adamw"
@@ -71,6 +83,8 @@ class OptimSection(_Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     bias_rate: PositiveReal = 1.0
     trunk_rate: Annotated[float, Field(ge=0)] = 1.0
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    batch_norm: Literal["batch", "frozen", "synchronised"] = "batch"
     schedule: Literal["poly", "onecycle", "constant"] = "poly"
     warmup: Fraction01 = 0.1
     loss: Literal["mean", "sum"] = "mean"
@@ -89,12 +103,19 @@ class TrainConfig(_Section):
         epochs: Passes over the training images; ``auto``: 800 / √images, so that small sets are seen more often.
         evaluations: How many times the validation split is scored (never more than once an epoch).
         seed: Of weights, order and augmentation.
+        minutes: Instead of ``epochs``: the time for the whole run, by which a measured number of them is chosen.
+        stages: Settings that differ from one stage to the next, such as ``{"model.finest_stride": 16}``: every stage
+            starts from the weights of the one before.
+        checkpoint_minutes: How often the state is saved from which ``--resume`` goes on; 0 after every step.
     """
 
     recipe: str = "modern"
     epochs: Positive | Literal["auto"] = "auto"
     evaluations: Positive = 8
     seed: Annotated[int, Field(ge=0)] = 0
+    minutes: PositiveReal | None = None
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = 5.0
+    stages: tuple[dict[str, Any], ...] = ()
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     optim: OptimSection = OptimSection()
@@ -119,8 +140,24 @@ def load_config(recipe: str = "modern", changes: Mapping[str, Any] | None = None
     tree = _read_recipe(recipe)
     for key, value in (changes or {}).items():
         _set(tree, key, value)
+    return _validated({"recipe": str(recipe)} | tree)
+
+
+def changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
+    """Return a configuration with ``changes``, dotted key → value, applied.
+
+    Raises:
+        UsageError: A key is unknown, or a value is not of its kind.
+    """
+    tree = config.model_dump()
+    for key, value in changes.items():
+        _set(tree, key, value)
+    return _validated(tree)
+
+
+def _validated(tree: Mapping[str, Any]) -> TrainConfig:
     try:
-        return TrainConfig.model_validate(tree | {"recipe": str(recipe)})
+        return TrainConfig.model_validate(tree)
     except ValidationError as error:
         raise UsageError(_explain(error)) from error
 

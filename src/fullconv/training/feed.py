@@ -5,12 +5,53 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from torch.utils.data import DataLoader
+import torch
+from torch.utils.data import DataLoader, Sampler
 
 from ..data import Augmented, Batch, CachedDataset, DataSource, EpochSampler, Patches, TrainingTransform, collate
+from ..errors import UsageError
 from .config import TrainConfig
 
 MULTIPLE, LARGEST_CROP = 32, 512
+
+
+class StepBatches(Sampler[list[tuple[int, int]]]):
+    """The batches of one rank: of every step's samples, which do not depend on the ranks, its equal share.
+
+    Args:
+        sampler: Order of an epoch's samples.
+        batch_size: Most samples of a batch.
+        step: Samples of a step, over all ranks.
+        rank: Number of this rank, from 0.
+        ranks: How many there are.
+
+    Raises:
+        UsageError: The samples of a step cannot be shared equally.
+    """
+
+    def __init__(self, sampler: EpochSampler, batch_size: int, step: int, rank: int = 0, ranks: int = 1) -> None:
+        if step % ranks:
+            raise UsageError(
+                f"a step of {step} images cannot be shared by {ranks} ranks: "
+                f"let data.batch_size × data.accumulate be a multiple of them"
+            )
+        self.sampler, self.batch_size, self.step = sampler, batch_size, step
+        self.share, self.first = step // ranks, rank * (step // ranks)
+
+    @property
+    def batches_a_step(self) -> int:
+        """Number of batches that make this rank's share of a step."""
+        return math.ceil(self.share / self.batch_size)
+
+    def __len__(self) -> int:
+        return len(self.sampler) // self.step * self.batches_a_step
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        keys = list(self.sampler)
+        for start in range(self.first, len(keys) - self.step + 1 + self.first, self.step):
+            mine = keys[start : start + self.share]
+            for at in range(0, self.share, self.batch_size):
+                yield mine[at : at + self.batch_size]
 
 
 @dataclass(frozen=True)
@@ -19,47 +60,65 @@ class Feed:
 
     Attributes:
         loader: Batches of one epoch.
-        sampler: Decides the order; a function of seed and epoch.
+        batches: Decides which samples they hold.
         epochs: Number of epochs.
         crop: Height and width of the crops, or None for whole images.
         evaluations: Epochs after which the validation split is scored.
     """
 
     loader: DataLoader[Batch]
-    sampler: EpochSampler
+    batches: StepBatches
     epochs: int
     crop: tuple[int, int] | None
     evaluations: frozenset[int]
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """Yield the batches of epoch ``number``, from 1."""
-        self.sampler.set_epoch(number)
-        yield from self.loader
+    @property
+    def steps_an_epoch(self) -> int:
+        """Steps that the samples of an epoch make; what is left over is not used in that epoch."""
+        return len(self.batches.sampler) // self.batches.step
+
+    def steps(self, number: int, done: int = 0) -> Iterator[list[Batch]]:
+        """Yield the batches of each step of epoch ``number``, from 1, that comes after the first ``done``."""
+        self.batches.sampler.set_epoch(number, done * self.batches.step)
+        batches = iter(self.loader)
+        for _ in range(self.steps_an_epoch - done):
+            yield [next(batches) for _ in range(self.batches.batches_a_step)]
 
 
-def build_feed(source: DataSource, config: TrainConfig) -> Feed:
-    """Return the feed for a data set's ``train`` split."""
+def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: int = 1) -> Feed:
+    """Return the feed for a data set's ``train`` split, or a rank's share of it.
+
+    Raises:
+        UsageError: The ranks cannot share the samples of a step equally.
+    """
     data = config.data
     samples = source.dataset("train")
     epochs = derived_epochs(len(samples)) if config.epochs == "auto" else config.epochs
     crop = derived_crop(source) if data.crop == "auto" else _pair(data.crop)
     transform = TrainingTransform(
-        crop, scale=data.scale, flip=data.flip, colour=data.colour, ignore_index=source.labels.ignore_index
+        crop,
+        scale=data.scale,
+        flip=data.flip,
+        colour=data.colour,
+        ignore_index=source.labels.ignore_index,
+        keep=data.keep,
+        cell=config.model.finest_stride,
     )
     if data.patches == "none":
         drawn: Augmented | Patches = Augmented(CachedDataset(samples, data.cache_mb << 20), transform)
     else:
         drawn = Patches(source, samples.records, transform, data.patches)
     sampler = EpochSampler(len(drawn), config.seed, replacement=data.replacement)
+    batches = StepBatches(sampler, data.batch_size, min(data.batch_size * data.accumulate, len(drawn)), rank, ranks)
     loader: DataLoader[Batch] = DataLoader(
         drawn,  # type: ignore[arg-type]
-        batch_size=data.batch_size,
-        sampler=sampler,
+        batch_sampler=batches,
         num_workers=data.workers,
-        drop_last=len(drawn) >= data.batch_size,
         collate_fn=partial(collate, ignore_index=source.labels.ignore_index),
+        # Of its own: starting to iterate draws from it, and a resumed run starts more often.
+        generator=torch.Generator(),
     )
-    return Feed(loader, sampler, epochs, crop, evaluated_epochs(epochs, config.evaluations, "val" in source.splits))
+    return Feed(loader, batches, epochs, crop, evaluated_epochs(epochs, config.evaluations, "val" in source.splits))
 
 
 def derived_epochs(images: int) -> int:

@@ -1,33 +1,36 @@
 """Training: read :func:`fit` for the loop and :func:`train_step` for one step."""
 
 import math
-import time
-from collections.abc import Mapping
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 
-from ..data import Batch, DataSource, open_dataset
-from ..doctor import refuse_bad
+from ..data import Batch, DataSource
 from ..evaluation import confusion
 from ..files import Bands
 from ..inference import Predictor
-from ..losses import pixel_cross_entropy, soft_jaccard
+from ..losses import Upsampling, labelled, soft_jaccard, upsampled_cross_entropy
 from ..metrics import Scores
 from ..models import FCN, ModelConfig
 from ..models.build import DEFAULT_TASK
-from .config import TrainConfig, load_config, named_settings
+from ..nn.statistics import kept_statistics
+from .config import TrainConfig
 from .feed import Feed, build_feed
-from .optim import WeightAverage, build_optimiser, build_schedule, check_finite, class_weights
-from .progress import TrainingProgress
-from .runlog import RunLog
+from .interrupt import interruptible
+from .optim import check_finite, class_weights, set_training
+from .progress import Clock, TrainingProgress
+from .runlog import COLUMNS, RunLog
 from .runtime import Runtime
+from .state import TrainState, mean_loss
+from .words import dead_scores, describe, describe_epoch, never_seen, one_class_only
 
 EVERY = 4
-"""Of which rows and columns the Jaccard loss is taken."""
+"""Of which rows and columns the Jaccard loss is taken: sums over so many pixels do not need them all."""
 
 NORMALISATIONS = {
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
@@ -53,47 +56,13 @@ class TrainResult:
     seconds: float
 
 
-def train(
-    data: str | Path | DataSource,
-    out: str | Path,
-    *,
-    recipe: str = "modern",
-    settings: Mapping[str, Any] | None = None,
-    quiet: bool = False,
-    **named: Any,
-) -> TrainResult:
-    """Train a network on a data set's ``train`` split and leave a run folder behind.
-
-    The best weights on the ``val`` split are kept in ``best/``; without such a split, the last ones.
-
-    Args:
-        data: A data set folder, a ``dataset.yaml``, or an opened data set.
-        out: Folder to create for the run.
-        recipe: Name of a recipe, or a YAML file.
-        settings: Dotted settings on top of it, such as ``{"optim.rate": 1e-3}``.
-        quiet: Print nothing.
-        named: The settings that have an option of their own: ``trunk``, ``trunk_weights``, ``epochs``, ``seed``.
-
-    Raises:
-        DataError: The data set is unusable; checked before the first step.
-        UsageError: A setting is unknown or wrong, or the run folder cannot be written.
-        ModelError: The trunk's weight file cannot be used.
-    """
-    config = load_config(recipe, {**(settings or {}), **named_settings(named)})
-    source = data if isinstance(data, DataSource) else open_dataset(data)
-    refuse_bad(source, ["train", *(["val"] if "val" in source.splits else [])])
-    torch.manual_seed(config.seed)
-    log = RunLog(out)
-    return fit(build_model(config, source), source, config, log, quiet=quiet)
-
-
 def build_model(config: TrainConfig, source: DataSource) -> FCN:
     """Return the network that ``config`` asks for, with the data set's channels and classes."""
     section = config.model
     image = source.records("train")[0].image
     channels = image.channels()
     normalisation = NORMALISATIONS.get(section.normalisation)
-    options = section.model_dump(exclude={"trunk_weights", "normalisation"})
+    options = section.model_dump(exclude={"trunk_weights", "normalisation", "init", "recompute"})
     model_config = ModelConfig(
         **options,
         tasks={DEFAULT_TASK: source.labels.num_classes},
@@ -102,7 +71,10 @@ def build_model(config: TrainConfig, source: DataSource) -> FCN:
         value_range=image.value_range if isinstance(image, Bands) else None,
         normalisation=normalisation if channels == 3 else channel_moments(source),
     )
-    return FCN.from_config(model_config, section.trunk_weights, {DEFAULT_TASK: source.labels})
+    model = FCN.from_config(model_config, section.trunk_weights, {DEFAULT_TASK: source.labels})
+    if section.recompute:
+        model.trunk.save_memory()
+    return model
 
 
 def channel_moments(source: DataSource, most: int = 256) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -117,108 +89,169 @@ def channel_moments(source: DataSource, most: int = 256) -> tuple[tuple[float, .
 
 
 def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = False) -> TrainResult:
-    """Train ``model`` as ``config`` says; everything that is kept goes to ``log``."""
-    start = time.monotonic()
-    runtime = Runtime(config.optim.precision)
-    runtime.prepare(model)
-    feed = build_feed(source, config)
-    weights = runtime.place(class_weights(source.class_pixels("train"), config.optim.balance))
-    steps = feed.epochs * len(feed.loader)
-    optimiser = build_optimiser(model, config.optim)
-    schedule = build_schedule(optimiser, config.optim, steps)
-    average = WeightAverage(model, config.optim.average)
-    progress = TrainingProgress(steps, quiet=quiet)
-    log.start(config)
-    progress.say(describe(model, feed, len(source.splits["train"])))
-    best: Scores | None = None
-    with progress.running():
-        for epoch in range(1, feed.epochs + 1):
-            losses = []
-            for batch in feed.epoch(epoch):
-                loss = train_step(model, batch, optimiser, config, runtime, weights)
-                schedule.step()
-                average.update()
-                losses.append(float(loss))
-                progress.step(epoch, losses[-1])
-            scores = validate(average.model, source) if epoch in feed.evaluations else None
-            if scores is not None and (best is None or scores.mean_iu >= best.mean_iu):
-                best = scores
-                average.model.save_pretrained(log.best)
-            average.model.save_pretrained(log.last)
-            record = epoch_record(epoch, losses, scores, time.monotonic() - start)
-            log.append(record)
-            progress.say(describe_epoch(record, feed.epochs))
-    if best is None:
-        average.model.save_pretrained(log.best)
-    result = TrainResult(log.folder, best, feed.epochs, time.monotonic() - start)
-    log.write_json("summary.json", {"seconds": result.seconds, "scores": best.to_dict() if best else None})
+    """Train ``model`` as ``config`` says, from the newest checkpoint in ``log``; everything that is kept goes there.
+
+    Raises:
+        Interrupted: SIGINT or SIGTERM came; the state was saved.
+    """
+    clock, runtime = Clock(), Runtime(config.optim.precision)
+    runtime.prepare(model, config.optim.batch_norm)
+    feed = build_feed(source, config, runtime.rank, runtime.ranks)
+    pixels = source.class_pixels("train")
+    weights = runtime.place(class_weights(pixels, config.optim.balance))
+    state = TrainState(model, config, feed.steps_an_epoch, feed.epochs)
+    if checkpoint := log.checkpoints.latest():
+        state.restore(checkpoint)
+        clock.past = state.seconds
+    runtime.wait()
+    log.rewrite(state.records)
+    progress = TrainingProgress(state.steps, done=state.step, quiet=quiet or not log.writes)
+    progress.say(*describe(model, source, feed, config, runtime), *never_seen(pixels, source.labels.names))
+    with progress.running(), interruptible() as interrupt:
+        while state.epoch <= feed.epochs:
+            for batches in feed.steps(state.epoch, len(state.losses)):
+                runtime.seed(config.seed, state.step)
+                state.advance(train_step(model, batches, state.optimiser, config, runtime, weights))
+                progress.step(state, feed.batches.step, runtime.memory())
+                interrupt.number = runtime.largest(interrupt.number)
+                if interrupt.number or clock.due(config.checkpoint_minutes):
+                    log.write_checkpoint(state.checkpoint(clock.seconds))
+                interrupt.stop_if_asked(log.run)
+            end_epoch(state, source, feed, log, clock, runtime)
+            progress.say(*describe_epoch(state.records[-1], feed.epochs))
+    if state.best is None:
+        log.save(state.average.model, "best")
+    scores = None if state.best is None else Scores.from_confusion(state.best, source.labels.names)
+    result = TrainResult(log.folder, scores, feed.epochs, clock.seconds)
+    log.finish(summary(result, state.best))
+    runtime.wait()
     return result
+
+
+def end_epoch(state: TrainState, source: DataSource, feed: Feed, log: RunLog, clock: Clock, runtime: Runtime) -> None:
+    """Score the averaged network where it is time to, keep it, and write the epoch's line."""
+    model, names, matrix = state.average.model, source.labels.names, None
+    runtime.align(model)
+    if state.epoch in feed.evaluations:
+        matrix = validate(model, source, runtime)
+        if state.best is None or mean_iu(matrix, names) >= mean_iu(state.best, names):
+            state.best = matrix
+            log.save(model, "best")
+    log.save(model, "last")
+    record = epoch_record(state, names, matrix, clock.seconds)
+    if warnings := [*one_class_only([*state.records, record], names), *dead_scores(state.model)]:
+        record["warnings"] = warnings
+    state.close_epoch(record)
+    log.rewrite(state.records)
+
+
+def epoch_record(
+    state: TrainState, names: Sequence[str], matrix: Int64[torch.Tensor, "k k"] | None, seconds: float
+) -> dict[str, Any]:
+    """Return the log line of the epoch in progress; ``predicted`` are the classes that occur in any prediction."""
+    record: dict[str, Any] = {"epoch": state.epoch, "loss": mean_loss(state.losses), "seconds": round(seconds, 1)}
+    if matrix is not None:
+        scores = Scores.from_confusion(matrix, names)
+        record |= {name: scores[name] for name in COLUMNS if name in scores}
+        record["predicted"] = matrix.sum(0).nonzero().flatten().tolist()
+    return record
+
+
+def mean_iu(matrix: Int64[torch.Tensor, "k k"], names: Sequence[str]) -> float:
+    """Return by what the best network is chosen."""
+    return Scores.from_confusion(matrix, names).mean_iu
 
 
 def train_step(
     model: FCN,
-    batch: Batch,
+    batches: Sequence[Batch],
     optimiser: torch.optim.Optimizer,
     config: TrainConfig,
     runtime: Runtime,
     class_weights: Float[torch.Tensor, "k"],
-) -> torch.Tensor:
-    """Take one step on one batch and return its loss, in which a pixel counts what its class weighs.
+) -> float:
+    """Take one step on one or more batches, as if they were one, and return its loss.
+
+    Where the memory does not suffice, batches are halved for the rest of the run, and the step is taken again.
 
     Raises:
         FullconvError: The loss is not finite; the weights are then as they were.
     """
-    model.train()
-    with runtime.autocast():
-        logits = model.logits(runtime.place(batch.images))[DEFAULT_TASK].float()
-    target = runtime.place(batch.targets)
-    loss = pixel_cross_entropy(
-        logits,
-        target,
-        ignore_index=batch.ignore_index,
-        reduction=config.optim.loss,
-        label_smoothing=config.optim.label_smoothing,
-        class_weights=class_weights,
-    )
-    if config.optim.jaccard:
-        # Sums over so many pixels do not need them all.
-        some = (..., slice(EVERY // 2, None, EVERY), slice(EVERY // 2, None, EVERY))
-        loss = loss + config.optim.jaccard * soft_jaccard(logits[some], target[some], batch.ignore_index)
-    check_finite(loss, batch.stems)
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    set_training(model, config.optim)
+    while True:
+        optimiser.zero_grad(set_to_none=True)
+        try:
+            loss = accumulate_gradients(model, runtime.parts(batches), config, runtime, class_weights)
+            break
+        except RuntimeError as error:
+            runtime.halve(batches, error)
+    runtime.add_gradients(model)
     if config.optim.clip:
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)
     optimiser.step()
-    return loss.detach()
+    return runtime.total(loss)
 
 
-def validate(model: FCN, source: DataSource) -> Scores:
-    """Return the scores of a network in training on the ``val`` split."""
+def accumulate_gradients(
+    model: FCN,
+    batches: Sequence[Batch],
+    config: TrainConfig,
+    runtime: Runtime,
+    class_weights: Float[torch.Tensor, "k"],
+) -> float:
+    """Add to the gradients those of the batches' loss, and return it: summed, or divided by all pixels of the step."""
+    optim = config.optim
+    counts = [labelled(batch.targets, batch.ignore_index, class_weights.cpu()) for batch in batches]
+    pixels = runtime.total(sum(counts)) if optim.loss == "mean" else 1.0
+    images = runtime.total(float(sum(len(batch.stems) for batch in batches)))
+    losses = []
+    for batch in batches:
+        target = runtime.place(batch.targets)
+        with runtime.autocast():
+            scores, upsampling = model.coarse(runtime.place(batch.images))[DEFAULT_TASK]
+        loss = upsampled_cross_entropy(
+            scores.float(),
+            upsampling,
+            target,
+            ignore_index=batch.ignore_index,
+            reduction="sum",
+            label_smoothing=optim.label_smoothing,
+            class_weights=class_weights,
+        ) / max(pixels, 1e-12)
+        if optim.jaccard:
+            share = optim.jaccard * len(batch.stems) / images
+            loss = loss + share * jaccard_of_some(scores.float(), upsampling, target, batch.ignore_index)
+        check_finite(loss, batch.stems)
+        with kept_statistics(model) if config.model.recompute else nullcontext():
+            loss.backward()  # type: ignore[no-untyped-call]
+        losses.append(float(loss.detach()))
+    return math.fsum(losses)
+
+
+def jaccard_of_some(
+    scores: Float[torch.Tensor, "n k H W"], upsampling: Upsampling, target: Int64[torch.Tensor, "n h w"], ignored: int
+) -> Float[torch.Tensor, ""]:
+    """Return the soft Jaccard loss of upsampled scores at each fourth row and column."""
+    every = math.gcd(EVERY, upsampling.factor)
+    some = target[:, every // 2 :: every, every // 2 :: every]
+    if some.numel() == 0:
+        return scores.sum() * 0
+    coarser = upsampling.every(every)
+    return soft_jaccard(coarser.strip(scores, coarser.kernels, 0, some.shape[1], some.shape[2]), some, ignored)
+
+
+def validate(model: FCN, source: DataSource, runtime: Runtime) -> Int64[torch.Tensor, "k k"]:
+    """Return the histogram [truth, prediction] of a network in training on ``val``, whose images the ranks share."""
     samples = source.dataset("val")
-    matrix = confusion(Predictor(model), (samples[index] for index in range(len(samples))))
-    return Scores.from_confusion(matrix, source.labels.names)
+    mine = range(runtime.rank, len(samples), runtime.ranks)
+    return runtime.summed(confusion(Predictor(model, device=runtime.device), (samples[index] for index in mine)))
 
 
-def describe(model: FCN, feed: Feed, images: int) -> str:
-    """Return one line that says what is about to happen."""
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    crop = f"{feed.crop[0]}×{feed.crop[1]} crops" if feed.crop else "whole images"
-    trunk = model.config.trunk if model.config else "a trunk"
-    return f"{trunk}, {parameters / 1e6:.1f} M parameters: {feed.epochs} epochs of {images} images, {crop}"
-
-
-def epoch_record(epoch: int, losses: list[float], scores: Scores | None, seconds: float) -> dict[str, Any]:
-    """Return the log line of one epoch."""
-    record: dict[str, Any] = {"epoch": epoch, "loss": sum(losses) / len(losses), "seconds": round(seconds, 1)}
-    if scores is not None:
-        record |= {"pixel_accuracy": scores.pixel_accuracy, "mean_iu": scores.mean_iu}
-    return record
-
-
-def describe_epoch(record: dict[str, Any], epochs: int) -> str:
-    """Return the line a person reads after an epoch."""
-    line = f"epoch {record['epoch']}/{epochs}  loss {record['loss']:.3f}"
-    if "mean_iu" in record:
-        line += f"  val: mean IU {record['mean_iu']:.3f}  pixel accuracy {record['pixel_accuracy']:.3f}"
-    return f"{line}  ({record['seconds']:.0f} s)"
+def summary(result: TrainResult, best: Int64[torch.Tensor, "k k"] | None) -> dict[str, Any]:
+    """Return what a run writes at its end, in plain values."""
+    return {
+        "seconds": result.seconds,
+        "epochs": result.epochs,
+        "scores": result.scores.to_dict() if result.scores else None,
+        "confusion": None if best is None else best.tolist(),
+    }

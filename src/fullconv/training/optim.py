@@ -13,6 +13,8 @@ from ..errors import FullconvError
 from ..models import FCN
 from .config import OptimSection
 
+BODY = "trunk.body."
+
 
 def parameter_groups(model: nn.Module, optim: OptimSection) -> list[dict[str, Any]]:
     """Return the optimiser's groups: weights decay; biases and normalisations do not, and may learn faster.
@@ -21,21 +23,51 @@ def parameter_groups(model: nn.Module, optim: OptimSection) -> list[dict[str, An
 
     Source: section 3 of the specification (bias × 2 without decay).
     """
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    factors = trunk_factors(model, optim)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        in_body = name.startswith("trunk.body.")
-        if in_body and optim.trunk_rate == 0:
+        factor = factors.get(name, 1.0)
+        if factor == 0:
             parameter.requires_grad_(False)
         else:
-            groups.setdefault((in_body, parameter.ndim < 2), []).append(parameter)
+            groups.setdefault((factor, parameter.ndim < 2), []).append(parameter)
     return [
         {
             "params": parameters,
-            "lr": optim.rate * (optim.trunk_rate if in_body else 1.0) * (optim.bias_rate if is_bias else 1.0),
+            "lr": optim.rate * factor * (optim.bias_rate if is_bias else 1.0),
             "weight_decay": 0.0 if is_bias else optim.weight_decay,
         }
-        for (in_body, is_bias), parameters in groups.items()
+        for (factor, is_bias), parameters in groups.items()
     ]
+
+
+def trunk_factors(model: nn.Module, optim: OptimSection) -> dict[str, float]:
+    """Return by what the rate of every parameter in the trunk's body is multiplied.
+
+    A layer is what the trunk's library numbers: a convolution of VGG, a block of ResNet.
+    """
+    names = [name for name, _ in model.named_parameters() if name.startswith(BODY)]
+    layers = list(dict.fromkeys(_layer(name) for name in names))
+    below = {layer: len(layers) - place for place, layer in enumerate(layers)}
+    return {name: optim.trunk_rate * optim.layer_decay ** below[_layer(name)] for name in names}
+
+
+def _layer(name: str) -> str:
+    parts = name.split(".")
+    numbered = next((place for place, part in enumerate(parts) if part.isdigit()), len(parts) - 2)
+    return ".".join(parts[: numbered + 1])
+
+
+def set_training(model: FCN, optim: OptimSection) -> None:
+    """Put a network into training mode, but for what is frozen: a frozen trunk's statistics do not move either."""
+    model.train()
+    frozen: list[nn.Module] = [model] if optim.batch_norm == "frozen" else []
+    if optim.trunk_rate == 0:
+        frozen.append(model.trunk.body)
+    for part in frozen:
+        for layer in part.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.eval()
 
 
 def build_optimiser(model: nn.Module, optim: OptimSection) -> torch.optim.Optimizer:
@@ -127,5 +159,5 @@ def check_finite(loss: torch.Tensor, stems: Sequence[str]) -> None:
     """
     if not bool(torch.isfinite(loss)):
         raise FullconvError(
-            f"the loss is {loss.item()} on images {', '.join(stems)}: lower optim.rate, or set optim.clip=1"
+            f"the loss is {float(loss.detach())} on images {', '.join(stems)}: lower optim.rate, or set optim.clip=1"
         )

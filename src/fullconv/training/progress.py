@@ -17,24 +17,30 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from .state import TrainState
+
+SILENCE = 10
+"""Seconds between two lines where there is no terminal."""
+
 
 class TrainingProgress:
     """Reports steps, epochs and scores.
 
     Args:
         steps: Number of steps of the whole run.
+        done: How many of them were taken before.
         stream: Where to write; nothing is written with ``quiet``.
         quiet: Say nothing.
     """
 
-    def __init__(self, steps: int, *, stream: TextIO | None = None, quiet: bool = False) -> None:
+    def __init__(self, steps: int, *, done: int = 0, stream: TextIO | None = None, quiet: bool = False) -> None:
         self._console = Console(file=stream or sys.stderr, quiet=quiet, highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._steps = steps
-        self._done = 0
-        self._start = time.monotonic()
-        self._spoke = self._start
+        self._done = self._before = done
+        self._images, self._busy = 0, 0.0
+        self._start = self._spoke = self._last = time.monotonic()
 
     @contextmanager
     def running(self) -> Iterator["TrainingProgress"]:
@@ -50,21 +56,64 @@ class TrainingProgress:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=self._console) as self._bar:
-            self._task = self._bar.add_task("training", total=self._steps)
+            self._task = self._bar.add_task("training", total=self._steps, completed=self._done)
             yield self
         self._bar = None
 
-    def step(self, epoch: int, loss: float) -> None:
-        """Count one training step."""
-        self._done += 1
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, advance=1, description=f"epoch {epoch}  loss {loss:.3f}")
-        elif time.monotonic() - self._spoke > 10:
-            elapsed = time.monotonic() - self._start
-            left = elapsed / self._done * (self._steps - self._done)
-            self.say(f"step {self._done}/{self._steps}  loss {loss:.3f}  {elapsed:.0f} s, about {left:.0f} s left")
+    def step(self, state: TrainState, images: int, memory: int) -> None:
+        """Count a training step that was just taken.
 
-    def say(self, line: str) -> None:
-        """Print one line."""
-        self._spoke = time.monotonic()
-        self._console.print(line, markup=False)
+        Args:
+            state: After the step.
+            images: How many it took.
+            memory: Bytes in use at most so far.
+        """
+        now = time.monotonic()
+        self._busy += now - self._last
+        self._last = now
+        self._done += 1
+        self._images += images
+        line = (
+            f"loss {state.losses[-1]:.3f}{_score(state)}  {self._images / self._busy:.1f} images/s  "
+            f"{memory / 2**30:.1f} GiB"
+        )
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, advance=1, description=f"epoch {state.epoch}  {line}")
+        elif now - self._spoke > SILENCE:
+            left = (now - self._start) / (self._done - self._before) * (self._steps - self._done)
+            self.say(f"step {self._done}/{self._steps}  {line}  {now - self._start:.0f} s, about {left:.0f} s left")
+
+    def say(self, *lines: str) -> None:
+        """Print lines; the time since the last step does not count as a step's."""
+        for line in lines:
+            self._console.print(line, markup=False)
+        self._spoke = self._last = time.monotonic()
+
+
+def _score(state: TrainState) -> str:
+    scored = [record["mean_iu"] for record in state.records if "mean_iu" in record]
+    return f"  mean IU {scored[-1]:.3f}" if scored else ""
+
+
+class Clock:
+    """Time spent on a run, also by the processes before this one.
+
+    Attributes:
+        past: Seconds before this process.
+    """
+
+    def __init__(self) -> None:
+        self.past = 0.0
+        self._start = self._kept = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent so far."""
+        return self.past + time.monotonic() - self._start
+
+    def due(self, minutes: float) -> bool:
+        """Return whether that much time has passed since this last was true, or since the start."""
+        if time.monotonic() - self._kept < 60 * minutes:
+            return False
+        self._kept = time.monotonic()
+        return True

@@ -1,8 +1,13 @@
 """What a run leaves behind besides weights: its configuration, environment, log and summary."""
 
+import copy
+import csv
+import io
 import json
 import platform
+import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +17,32 @@ import yaml
 
 from ..errors import UsageError
 from ..files.atomic import write_atomically
-from .config import TrainConfig
+from ..models import FCN
+from .checkpoint import Checkpoint, Checkpoints
+from .config import TrainConfig, load_config
+from .runtime import is_first
+
+CONFIG, SUMMARY = "config.yaml", "summary.json"
+COLUMNS = ("epoch", "loss", "pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu", "seconds")
 
 
 class RunLog:
-    """A run folder: ``config.yaml``, ``env.json``, ``log.jsonl``, ``summary.json``, ``best/``, ``last/``.
+    """A run folder: ``config.yaml``, ``env.json``, ``log.jsonl``, ``metrics.csv``, ``summary.json``, and models.
+
+    Attributes:
+        folder: The run's, or a stage's.
+        run: What ``--resume`` takes: the run.
+        writes: Whether this process writes there; of several that train together only one does.
 
     Raises:
         UsageError: The folder already holds something, or cannot be written.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = self.run = Path(folder)
+        self.writes = is_first()
+        if not self.writes:
+            return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             occupied = any(self.folder.iterdir())
@@ -32,31 +51,106 @@ class RunLog:
         if occupied:
             raise UsageError(f"{self.folder}: already holds files; choose another --out, or remove it first")
 
-    @property
-    def best(self) -> Path:
-        """Model folder with the best validation score (or the last weights, where there is no validation split)."""
-        return self.folder / "best"
+    @classmethod
+    def resumed(cls, folder: str | Path) -> "RunLog":
+        """Return the log of a run that has begun.
+
+        Raises:
+            UsageError: It is no run, or is finished.
+        """
+        log = cls.__new__(cls)
+        log.folder = log.run = Path(folder)
+        log.writes = is_first()
+        if not is_run(folder):
+            raise UsageError(f"{folder}: holds no {CONFIG}, so it is no run to resume; start one with --out")
+        if (log.folder / SUMMARY).is_file():
+            raise UsageError(f"{folder}: this run is finished; start another with --out")
+        return log
+
+    def stage(self, folder: Path, config: TrainConfig) -> "RunLog":
+        """Return the log of a stage of this run in a folder inside it: begun, finished, or new."""
+        if self.writes and not (folder / CONFIG).is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            RunLog(folder).start(config)
+        log = copy.copy(self)
+        log.folder = folder
+        return log
 
     @property
-    def last(self) -> Path:
-        """Model folder with the last weights."""
-        return self.folder / "last"
+    def checkpoints(self) -> Checkpoints:
+        """What ``--resume`` goes on from."""
+        return Checkpoints(self.folder / "checkpoints")
 
-    def start(self, config: TrainConfig) -> None:
-        """Write what the run was asked to do, and on what."""
+    def config(self) -> TrainConfig:
+        """Return what the run was asked to do.
+
+        Raises:
+            UsageError: The file is damaged.
+        """
+        return load_config(str(self.folder / CONFIG))
+
+    def data(self) -> Path:
+        """Return the data set that the run was started on.
+
+        Raises:
+            UsageError: It was an opened data set, which must be given again.
+        """
+        path = json.loads((self.folder / "env.json").read_text()).get("data")
+        if path is None:
+            raise UsageError(f"{self.folder}: was started from Python on an opened data set; give it again as data")
+        return Path(path)
+
+    def start(self, config: TrainConfig, data: str | Path | None = None) -> None:
+        """Write what the run was asked to do, and on what; ``config.yaml`` last."""
+        if not self.writes:
+            return
+        self.write_json("env.json", environment() | {"data": None if data is None else str(Path(data).resolve())})
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-        write_atomically(self.folder / "config.yaml", lambda path: path.write_text(text))
-        self.write_json("env.json", environment())
+        write_atomically(self.folder / CONFIG, lambda path: path.write_text(text))
 
-    def append(self, record: dict[str, Any]) -> None:
-        """Add one line to ``log.jsonl``."""
-        with (self.folder / "log.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
+    def rewrite(self, records: Sequence[dict[str, Any]]) -> None:
+        """Let ``log.jsonl``, and ``metrics.csv`` as a table, hold these epochs and no others."""
+        if not self.writes:
+            return
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        write_atomically(self.folder / "log.jsonl", lambda path: path.write_text(lines))
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: record.get(name, "") for name in COLUMNS} for record in records)
+        write_atomically(self.folder / "metrics.csv", lambda path: path.write_text(table.getvalue()))
+
+    def save(self, model: FCN, name: str) -> None:
+        """Save the network as ``best`` (by validation score; the last where there is no such split) or ``last``."""
+        if self.writes:
+            model.save_pretrained(self.folder / name)
+
+    def write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Write what ``--resume`` goes on from.
+
+        Raises:
+            UsageError: It cannot be written; those before are as they were.
+        """
+        if self.writes:
+            self.checkpoints.write(checkpoint)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Write what the run ended with, after which it cannot be resumed."""
+        self.write_json(SUMMARY, summary)
+        if self.writes:
+            self.checkpoints.remove()
 
     def write_json(self, name: str, record: dict[str, Any]) -> None:
         """Write a JSON file into the run folder, whole or not at all."""
+        if not self.writes:
+            return
         text = json.dumps(record, indent=2) + "\n"
         write_atomically(self.folder / name, lambda path: path.write_text(text))
+
+
+def is_run(folder: str | Path) -> bool:
+    """Return whether a run was started in a folder."""
+    return (Path(folder) / CONFIG).is_file()
 
 
 def environment() -> dict[str, Any]:

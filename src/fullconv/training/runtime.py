@@ -1,38 +1,203 @@
-"""Device, precision and memory layout: the only file of training that knows them."""
+"""Device, precision, memory layout and other processes: the only file of training that knows them."""
 
 import ctypes
+import functools
+import os
 import sys
+import warnings
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+from ..data import Batch
+from ..errors import FullconvError
 
 
 class Runtime:
-    """Where and in which precision a network trains.
+    """Where and in which precision a network trains; under ``torchrun``, one of several processes (ranks).
+
+    Every rank holds the whole network, takes its share of each step's images, and adds its gradients to the others'.
 
     Args:
         precision: ``fp32``, or ``bf16`` autocast (weights and the loss stay fp32).
-        device: By default the first GPU, else the CPU.
+        device: By default the rank's GPU, else the CPU.
+
+    Attributes:
+        pieces: Into how many parts each batch is cut to fit the memory.
+        rank: Number of this process, from 0.
+        ranks: How many there are.
     """
 
     def __init__(self, precision: str = "fp32", device: str | torch.device | None = None) -> None:
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.rank, self.ranks = _joined()
+        gpu = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        self.device = torch.device(device or (gpu if torch.cuda.is_available() else "cpu"))
         self.precision = precision
+        self.pieces = 1
 
-    def prepare(self, model: nn.Module) -> nn.Module:
-        """Move a network to the device, in the layout its convolutions are fastest in."""
+    def prepare(self, model: nn.Module, batch_norm: str = "batch") -> None:
+        """Move a network to the device, in the layout its convolutions are fastest in, with equal weights everywhere.
+
+        Args:
+            model: The network; changed in place.
+            batch_norm: ``synchronised`` for statistics over the batches of all ranks.
+        """
         if self.device.type == "cpu":
             _keep_freed_memory()
-        return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if batch_norm == "synchronised" and self.ranks > 1:
+            for layer in model.modules():
+                if isinstance(layer, nn.BatchNorm2d):
+                    layer.forward = functools.partial(_synchronised, layer)  # type: ignore[method-assign]
+        self.align(model)
+
+    def seed(self, seed: int, step: int) -> None:
+        """Let chance in the network be a function of the run's seed, the step and the rank: nothing to save of it."""
+        torch.manual_seed(((seed * 1_000_003 + step) * 1_000_003 + self.rank) % 2**63)
+
+    def align(self, model: nn.Module) -> None:
+        """Give every rank the first one's weights and running statistics."""
+        if self.ranks > 1:
+            for tensor in model.state_dict().values():
+                dist.broadcast(tensor, 0)
+
+    def add_gradients(self, model: nn.Module) -> None:
+        """Replace every gradient by its sum over the ranks."""
+        if self.ranks == 1:
+            return
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        start = 0
+        for gradient in gradients:
+            gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
+            start += gradient.numel()
+
+    def total(self, number: float) -> float:
+        """Return a number's sum over the ranks."""
+        return float(self.summed(torch.tensor(number, dtype=torch.float64)))
+
+    def summed(self, tensor: Tensor) -> Tensor:
+        """Return a tensor's sum over the ranks, where it was."""
+        if self.ranks == 1:
+            return tensor
+        placed = self.place(tensor.clone())
+        dist.all_reduce(placed)
+        return placed.to(tensor.device)
+
+    def largest(self, number: int) -> int:
+        """Return a number's largest value over the ranks."""
+        if self.ranks == 1:
+            return number
+        placed = self.place(torch.tensor(number))
+        dist.all_reduce(placed, dist.ReduceOp.MAX)
+        return int(placed)
+
+    def wait(self) -> None:
+        """Wait until every rank is here."""
+        if self.ranks > 1:
+            dist.barrier()
+
+    def __str__(self) -> str:
+        device = "the CPU" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
+        return device if self.ranks == 1 else f"{self.ranks} × {device}"
+
+    def memory(self) -> int:
+        """Return the most bytes that were in use so far: of the GPU, or of the process."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        if sys.platform == "win32":
+            return 0
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
 
     def place(self, tensor: Tensor) -> Tensor:
         """Move a batch's tensor to the device."""
         return tensor.to(self.device, non_blocking=True)
 
+    def parts(self, batches: Sequence[Batch]) -> list[Batch]:
+        """Return the batches in as many parts each as the memory asked for so far."""
+        return [part for batch in batches for part in batch.split(self.pieces)]
+
+    def halve(self, batches: Sequence[Batch], error: RuntimeError) -> None:
+        """Double the number of parts after an error that says that memory is short.
+
+        Raises:
+            RuntimeError: ``error``, if it says something else.
+            FullconvError: Every part is one image already.
+        """
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise error
+        if all(len(batch.stems) == 1 for batch in self.parts(batches)):
+            raise FullconvError(
+                "one image at a time is too much for the memory: use smaller crops (data.crop)"
+            ) from error
+        self.pieces *= 2
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        warnings.warn(f"out of memory: batches are now taken in {self.pieces} parts, to the same effect", stacklevel=2)
+
     def autocast(self) -> AbstractContextManager[None]:
         """Return the context in which the forward pass runs."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def is_first() -> bool:
+    """Return whether this process is the one that writes and speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def is_restarted() -> bool:
+    """Return whether ``torchrun`` started this process again after one had failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def _joined() -> tuple[int, int]:
+    """Join the other processes that ``torchrun`` started, once, and return rank and number of ranks."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return 0, 1
+    if not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return dist.get_rank(), dist.get_world_size()
+
+
+def _synchronised(layer: nn.BatchNorm2d, x: Tensor) -> Tensor:
+    """Normalise over the batches of all ranks; torch's own layer for this wants GPUs.
+
+    Two passes, the mean first: the difference of large sums would be too rough.
+    """
+    if not layer.training:
+        output: Tensor = type(layer).forward(layer, x)
+        return output
+    assert layer.running_mean is not None and layer.running_var is not None and layer.num_batches_tracked is not None
+    rows = x.transpose(0, 1).flatten(1)
+    count = _added(torch.tensor(float(rows.shape[1]), device=x.device))
+    mean = _added(rows.sum(1)) / count
+    variance = _added((rows - mean[:, None]).square().sum(1)) / count
+    with torch.no_grad():
+        layer.num_batches_tracked.add_(1)
+        momentum = 1 / float(layer.num_batches_tracked) if layer.momentum is None else layer.momentum
+        layer.running_mean.lerp_(mean, momentum)
+        layer.running_var.lerp_(variance * count / (count - 1), momentum)
+    scale = layer.weight / torch.sqrt(variance + layer.eps)
+    y = x * scale[:, None, None] + (layer.bias - mean * scale)[:, None, None]
+    for name in ("drop", "act"):  # timm's layers do these as well.
+        y = getattr(layer, name)(y) if hasattr(layer, name) else y
+    return y
+
+
+def _added(tensor: Tensor) -> Tensor:
+    """Return a tensor's sum over the ranks; gradients flow through it."""
+    summed: Tensor = all_reduce(tensor)  # type: ignore[no-untyped-call]
+    return summed
 
 
 def _keep_freed_memory() -> None:

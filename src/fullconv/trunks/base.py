@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..errors import UsageError
 from ..geometry import Field, LayerSpec
@@ -52,6 +54,14 @@ class Tap:
     def stride(self) -> int:
         """Input pixels between neighbouring feature pixels, vertically."""
         return int(self.y.stride)
+
+
+@runtime_checkable
+class SavesMemory(Protocol):
+    """A body that can compute its activations again in the backward pass, instead of keeping them."""
+
+    def save_memory(self) -> None:
+        """Do so from now on."""
 
 
 class Trunk(nn.Module):
@@ -111,6 +121,16 @@ class Trunk(nn.Module):
             for name, feature in outputs.items()
         }
 
+    def save_memory(self) -> None:
+        """Keep less for the backward pass, which computes it again: about a third more time for a step.
+
+        Raises:
+            UsageError: The trunk cannot.
+        """
+        if not isinstance(self.body, SavesMemory):
+            raise UsageError("this trunk cannot compute its activations again: leave model.recompute out")
+        self.body.save_memory()
+
     def ladder_taps(self, finest_stride: int) -> tuple[Tap, ...]:
         """Return the taps a head scores, coarse to fine: the deepest of each stride, halving down to ``finest_stride``.
 
@@ -136,14 +156,25 @@ class _Features(nn.Module):
 
 
 class Stages(nn.ModuleDict):
-    """Stages in a row; every one's output is a feature."""
+    """Stages in a row; every one's output is a feature.
+
+    Attributes:
+        recompute: Keep only the stages' outputs for the backward pass, which then computes the rest again.
+    """
+
+    recompute = False
 
     def forward(self, image: Float[Tensor, "n c h w"]) -> dict[str, Tensor]:
         """Return the output of every stage by name."""
+        again = self.recompute and self.training and torch.is_grad_enabled()
         features: dict[str, Tensor] = {}
         for name, stage in self.items():
-            image = features[name] = stage(image)
+            image = features[name] = checkpoint(stage, image, use_reentrant=False) if again else stage(image)
         return features
+
+    def save_memory(self) -> None:
+        """Recompute from now on."""
+        self.recompute = True
 
 
 def cut(layers: Iterable[nn.Module], names: Mapping[int, str]) -> Stages:

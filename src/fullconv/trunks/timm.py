@@ -52,6 +52,11 @@ class TimmBody(nn.Module):
         """Return the last feature of every stride by name, fine to coarse."""
         return dict(zip(self.names, self.network(image), strict=True))
 
+    def save_memory(self) -> None:
+        """Compute activations again in the backward pass."""
+        network: Any = self.network
+        network.set_grad_checkpointing(True)
+
 
 def _features_only(name: str, *, pretrained: bool) -> Any:
     try:

@@ -1,0 +1,63 @@
+"""How many epochs fit into a time: measured, not guessed."""
+
+import copy
+import time
+
+import torch
+
+from ..data import DataSource
+from ..inference import Predictor
+from ..models import FCN
+from .config import TrainConfig
+from .feed import build_feed
+from .loop import train_step
+from .optim import build_optimiser, class_weights
+from .runtime import Runtime
+
+WARM_UP, MEASURED = 3, 8
+MARGIN = 0.94
+"""Share of the time that is planned for; the rest is for what was not measured."""
+
+
+def epochs_within(seconds: float, model: FCN, source: DataSource, config: TrainConfig) -> int:
+    """Return how many epochs, with their evaluations, take at most ``seconds``; at least 1.
+
+    A copy of the network takes a few steps on real batches, and predicts a few images: the network, and torch's
+    generator, are left as they were.
+
+    Args:
+        seconds: Wall-clock time for the whole run, from now.
+        model: The network to be trained.
+        source: The data set.
+        config: How it will be trained.
+    """
+    start = time.monotonic()
+    weights = class_weights(source.class_pixels("train"), config.optim.balance)
+    with torch.random.fork_rng():
+        runtime, trial = Runtime(config.optim.precision), copy.deepcopy(model)
+        runtime.prepare(trial, config.optim.batch_norm)
+        feed = build_feed(source, config, runtime.rank, runtime.ranks)
+        optimiser = build_optimiser(trial, config.optim)
+        times, before = [], time.monotonic()
+        for batches in feed.steps(1):
+            train_step(trial, batches, optimiser, config, runtime, runtime.place(weights))
+            times.append(time.monotonic() - before)
+            before = time.monotonic()
+            if len(times) == WARM_UP + MEASURED:
+                break
+        measured = sorted(times[WARM_UP:] or times)
+        epoch = feed.steps_an_epoch * measured[len(measured) // 2]
+        evaluation = _evaluation_seconds(trial, source) if "val" in source.splits else 0.0
+    left = MARGIN * (seconds - (time.monotonic() - start)) - config.evaluations * evaluation
+    # The slowest rank decides.
+    return -runtime.largest(-max(1, int(left // epoch)))
+
+
+def _evaluation_seconds(model: FCN, source: DataSource) -> float:
+    records, predictor = source.records("val"), Predictor(model)
+    few = records[:: max(1, len(records) // 4)][:4]
+    start = time.monotonic()
+    for record in few:
+        predictor.labels(source.read_sample(record).image)
+    model.train()
+    return (time.monotonic() - start) / len(few) * len(records)

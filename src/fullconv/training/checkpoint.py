@@ -1,0 +1,99 @@
+"""Everything a run needs to go on where it stopped: one hashed file, written whole; damaged ones are passed over."""
+
+import hashlib
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+
+from ..errors import ModelError
+from ..files.atomic import write_atomically
+
+SCHEMA = 1
+KEPT = 2
+"""How many checkpoints stay: the newest, and the one before should that be damaged."""
+
+_MAGIC = b"fullconv checkpoint\n"
+_HEADER = len(_MAGIC) + hashlib.sha256().digest_size
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """The state of a run after a step.
+
+    Attributes:
+        step: Number of steps taken.
+        tensors: By name; none share memory.
+        facts: Plain values for JSON.
+    """
+
+    step: int
+    tensors: dict[str, torch.Tensor]
+    facts: dict[str, Any]
+
+
+class Checkpoints:
+    """The newest checkpoints of a run.
+
+    Args:
+        folder: Where they lie; made when the first is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Write one, whole or not at all, and then remove those before the last.
+
+        Raises:
+            UsageError: It cannot be written; those before are as they were.
+        """
+        facts = json.dumps({"schema": SCHEMA, "step": checkpoint.step, **checkpoint.facts})
+        payload = save({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, {"facts": facts})
+        content = _MAGIC + hashlib.sha256(payload).digest() + payload
+        write_atomically(self.folder / f"{checkpoint.step:09d}.ckpt", lambda path: path.write_bytes(content))
+        for path in self._paths()[KEPT:]:
+            path.unlink(missing_ok=True)
+
+    def latest(self) -> Checkpoint | None:
+        """Return the newest that is whole; None where there is none. Damaged ones are named in a warning."""
+        for path in self._paths():
+            try:
+                return read_checkpoint(path)
+            except ModelError as error:
+                warnings.warn(f"{error}; going on from the one before", stacklevel=2)
+        return None
+
+    def remove(self) -> None:
+        """Remove them all: the run is finished."""
+        for path in self._paths():
+            path.unlink(missing_ok=True)
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("[0-9]*.ckpt"), reverse=True)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Return the checkpoint in a file.
+
+    Raises:
+        ModelError: It cannot be read, a byte of it has changed, or another version wrote it.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
+    payload = content[_HEADER:]
+    if content[:_HEADER] != _MAGIC + hashlib.sha256(payload).digest():
+        raise ModelError(f"{path}: damaged checkpoint (its hash does not fit)")
+    length = int.from_bytes(payload[:8], "little")
+    facts = json.loads(json.loads(payload[8 : 8 + length])["__metadata__"]["facts"])
+    if facts.pop("schema") != SCHEMA:
+        raise ModelError(f"{path}: written by another version of fullconv; resume with that one")
+    return Checkpoint(facts.pop("step"), load(payload), facts)

@@ -1,0 +1,60 @@
+"""Ctrl-C and SIGTERM during training: the step is finished and saved, then the run ends."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from ..errors import FullconvError
+
+
+class Interrupted(FullconvError):
+    """A signal ended the run after a step; its state was saved."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number  # type: ignore[misc]
+
+
+class Interrupt:
+    """Whether a signal asked to stop.
+
+    Attributes:
+        number: The signal; 0 before one came.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Note the signal; a second one ends the process at once."""
+        if self.number:
+            raise KeyboardInterrupt
+        self.number = number
+
+    def stop_if_asked(self, run: Path) -> None:
+        """End the run, whose state has been saved, if a signal came.
+
+        Raises:
+            Interrupted: It did.
+        """
+        if self.number:
+            raise Interrupted(self.number, f"{signal.Signals(self.number).name}: saved; fullconv train --resume {run}")
+
+
+@contextmanager
+def interruptible() -> Iterator[Interrupt]:
+    """Note SIGINT and SIGTERM while the block runs, instead of dying of them; outside the main thread do nothing."""
+    interrupt = Interrupt()
+    before = {}
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, interrupt)
+    except ValueError:  # Only the main thread may.
+        pass
+    try:
+        yield interrupt
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,144 @@
+"""The learning-rate range test: what becomes of the loss while the rate grows from next to nothing to too much."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data import Batch, DataSource
+from ..errors import FullconvError, UsageError
+from ..files.atomic import write_atomically
+from .config import TrainConfig, load_config, named_settings
+from .feed import Feed, build_feed
+from .loop import train_step
+from .optim import build_optimiser, class_weights
+from .run import opened
+from .runlog import RunLog
+from .runtime import Runtime
+from .stages import started
+
+SPAN = 1e4
+"""The rates tried go from the recipe's ÷ this to the recipe's × this."""
+
+SMOOTHING, EXPLODED = 0.9, 2.0
+"""Weight of the past in the smoothed loss; times its lowest value at which the test ends."""
+
+
+@dataclass(frozen=True)
+class RateTest:
+    """What a range test found.
+
+    Attributes:
+        rates: ``optim.rate`` of every step.
+        losses: Its loss.
+        smoothed: An average of the losses up to there, later ones counting more.
+        suggestion: A tenth of the rate at which ``smoothed`` was lowest.
+    """
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    smoothed: tuple[float, ...]
+    suggestion: float
+
+
+def find_rate(
+    data: str | Path | DataSource,
+    out: str | Path,
+    *,
+    recipe: str = "modern",
+    settings: Mapping[str, Any] | None = None,
+    steps: int = 100,
+    **named: Any,
+) -> RateTest:
+    """Train a few steps at growing rates, and leave ``find-lr.json`` and ``find-lr.png`` behind; no weights are kept.
+
+    Args:
+        data: As for :func:`fullconv.train`, and so on.
+        out: Folder to create.
+        recipe: See there.
+        settings: See there.
+        steps: How many rates to try, evenly on a logarithmic scale.
+        named: See there.
+
+    Raises:
+        DataError: The data set is unusable.
+        UsageError: A setting is wrong, or the folder cannot be written, or matplotlib is not installed.
+
+    Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3.
+    """
+    config = load_config(recipe, {**(settings or {}), **named_settings(named)})
+    figure = _figure()
+    source, log = opened(data), RunLog(out)
+    found = range_test(source, config, log, steps)
+    log.write_json("find-lr.json", asdict(found))
+    _draw(figure, found, config.optim.rate)
+    write_atomically(log.folder / "find-lr.png", lambda path: figure.savefig(path, format="png", dpi=120))
+    return found
+
+
+def range_test(source: DataSource, config: TrainConfig, log: RunLog, steps: int) -> RateTest:
+    """Return the losses of steps at growing rates, up to where the loss explodes."""
+    model, runtime = started(source, config, log), Runtime(config.optim.precision)
+    runtime.prepare(model, config.optim.batch_norm)
+    weights = runtime.place(class_weights(source.class_pixels("train"), config.optim.balance))
+    optimiser = build_optimiser(model, config.optim)
+    own = [group["lr"] for group in optimiser.param_groups]
+    rates, losses, smoothed = list[float](), list[float](), list[float]()
+    for place, batches in zip(
+        range(steps), _endless(build_feed(source, config, runtime.rank, runtime.ranks)), strict=False
+    ):
+        factor = SPAN ** (2 * place / max(1, steps - 1) - 1)
+        for group, rate in zip(optimiser.param_groups, own, strict=True):
+            group["lr"] = rate * factor
+        try:
+            losses.append(train_step(model, batches, optimiser, config, runtime, weights))
+        except FullconvError:  # Not finite: the end of the test, not an error.
+            break
+        rates.append(config.optim.rate * factor)
+        smoothed.append(_average(losses))
+        if smoothed[-1] > EXPLODED * min(smoothed):
+            break
+    return RateTest(tuple(rates), tuple(losses), tuple(smoothed), suggested(rates, smoothed))
+
+
+def suggested(rates: Sequence[float], smoothed: Sequence[float]) -> float:
+    """Return a tenth of the rate at which the loss was lowest, to two digits.
+
+    >>> suggested([1e-4, 1e-3, 1.26e-2, 1e-1], [2.0, 1.5, 1.1, 3.0])
+    0.0013
+    """
+    return float(f"{rates[smoothed.index(min(smoothed))] / 10:.1e}")
+
+
+def _average(losses: Sequence[float]) -> float:
+    weights = [SMOOTHING**age for age in range(len(losses))]
+    return math.fsum(w * loss for w, loss in zip(weights, reversed(losses), strict=True)) / math.fsum(weights)
+
+
+def _endless(feed: Feed) -> Iterator[list[Batch]]:
+    epoch = 1
+    while True:
+        yield from feed.steps(epoch)
+        epoch += 1
+
+
+def _figure() -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise UsageError("--find-lr draws a picture with matplotlib: pip install 'fullconv[plots]'") from error
+    return Figure(figsize=(7, 4), layout="constrained")
+
+
+def _draw(figure: Any, found: RateTest, used: float) -> None:
+    axes = figure.subplots()
+    axes.plot(found.rates, found.losses, color="0.8", label="loss of a step")
+    axes.plot(found.rates, found.smoothed, color="C0", label="smoothed")
+    axes.axvline(found.suggestion, color="C2", label=f"suggested: {found.suggestion:g}")
+    axes.axvline(used, color="C1", linestyle=":", label=f"the recipe's: {used:g}")
+    lowest, start = min(found.smoothed), found.smoothed[0]
+    axes.set(
+        xscale="log", xlabel="optim.rate", ylabel="loss", ylim=(0.9 * min(lowest, start), 1.5 * max(lowest, start))
+    )
+    axes.legend()

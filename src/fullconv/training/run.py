@@ -1,0 +1,93 @@
+"""``train``: from a data set and settings to a run folder, begun or resumed, in one stage or several."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data import DataSource, open_dataset
+from ..doctor import refuse_bad
+from ..errors import UsageError
+from .budget import epochs_within
+from .config import TrainConfig, changed, load_config, named_settings
+from .loop import TrainResult, build_model, fit
+from .runlog import RunLog, is_run
+from .runtime import is_restarted
+from .stages import fit_stages, started
+
+
+def train(
+    data: str | Path | DataSource | None = None,
+    out: str | Path | None = None,
+    *,
+    recipe: str = "modern",
+    settings: Mapping[str, Any] | None = None,
+    resume: str | Path | None = None,
+    quiet: bool = False,
+    **named: Any,
+) -> TrainResult:
+    """Train a network on a data set's ``train`` split and leave a run folder behind.
+
+    The best weights on the ``val`` split are kept in ``best/``; without such a split, the last ones.
+
+    Args:
+        data: A data set folder, a ``dataset.yaml``, or an opened data set.
+        out: Folder to create for the run.
+        recipe: Name of a recipe, or a YAML file.
+        settings: Dotted settings on top of it, such as ``{"optim.rate": 1e-3}``.
+        resume: Instead of ``out``: a run to go on with from its newest checkpoint, or from its beginning where none
+            was written yet. It knows its settings; ``data`` is only needed where it was an opened data set.
+        quiet: Print nothing.
+        named: The settings that have an option of their own: ``trunk``, ``trunk_weights``, ``epochs``, ``seed``.
+
+    Raises:
+        DataError: The data set is unusable; checked before the first step.
+        UsageError: A setting is unknown or wrong, or the run folder cannot be written or resumed.
+        ModelError: The trunk's weight file cannot be used, or the checkpoint is of another run.
+        Interrupted: SIGINT or SIGTERM came; the state was saved.
+    """
+    if resume is not None:
+        if out is not None or recipe != "modern" or settings or any(value is not None for value in named.values()):
+            raise UsageError("a resumed run has its settings already: give resume (and data, if need be) alone")
+        log = RunLog.resumed(resume)
+        source = opened(data if data is not None else log.data())
+        return _run(source, log.config(), log, quiet)
+    if data is None or out is None:
+        raise UsageError("give a data set and the folder of the run, or resume")
+    if is_restarted() and is_run(out):
+        return train(data, resume=out, quiet=quiet)
+    config = load_config(recipe, {**(settings or {}), **named_settings(named)})
+    source, log = opened(data), RunLog(out)
+    if config.minutes is not None:
+        config = _fitted(config, source, config.minutes)
+    log.start(config, None if isinstance(data, DataSource) else data)
+    return _run(source, config, log, quiet)
+
+
+def opened(data: str | Path | DataSource) -> DataSource:
+    """Return a data set whose masks and images have passed the cheap checks.
+
+    Raises:
+        DataError: They have not.
+    """
+    source = data if isinstance(data, DataSource) else open_dataset(data)
+    refuse_bad(source, ["train", *(["val"] if "val" in source.splits else [])])
+    return source
+
+
+def _fitted(config: TrainConfig, source: DataSource, minutes: float) -> TrainConfig:
+    """Return the configuration with as many epochs as fit into the time."""
+    if config.stages or config.epochs != "auto":
+        raise UsageError(
+            "minutes (--time) chooses the epochs of one stage: leave out epochs, and give a recipe without stages"
+        )
+    torch.manual_seed(config.seed)
+    epochs = epochs_within(60 * minutes, build_model(config, source), source, config)
+    return changed(config, {"epochs": epochs, "minutes": None})
+
+
+def _run(source: DataSource, config: TrainConfig, log: RunLog, quiet: bool) -> TrainResult:
+    if config.stages:
+        return fit_stages(source, config, log, quiet=quiet)
+    return fit(started(source, config, log), source, config, log, quiet=quiet)

@@ -1,0 +1,132 @@
+"""The state of a run between two steps: what a checkpoint keeps."""
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import ModelError
+from ..models import FCN
+from .checkpoint import Checkpoint
+from .config import TrainConfig
+from .optim import WeightAverage, build_optimiser, build_schedule
+
+
+class TrainState:
+    """Weights, optimiser, schedule, and how far the run has come. Chance needs no keeping: see ``Runtime.seed``.
+
+    Args:
+        model: The network, already where it trains.
+        config: How it is trained.
+        steps_an_epoch: Batches of an epoch.
+        epochs: Epochs of the run.
+
+    Attributes:
+        step: Steps taken so far.
+        losses: Of the steps of the epoch in progress.
+        best: Histogram [truth, prediction] of the best evaluation so far; None before the first.
+        records: Lines of the log so far.
+        seconds: Time spent before this process.
+    """
+
+    def __init__(self, model: FCN, config: TrainConfig, steps_an_epoch: int, epochs: int) -> None:
+        self.model = model
+        self.steps_an_epoch, self.epochs = steps_an_epoch, epochs
+        self.optimiser = build_optimiser(model, config.optim)
+        self.schedule = build_schedule(self.optimiser, config.optim, self.steps)
+        self.average = WeightAverage(model, config.optim.average)
+        self.step = 0
+        self.losses: list[float] = []
+        self.best: Tensor | None = None
+        self.records: list[dict[str, Any]] = []
+        self.seconds = 0.0
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        return self.steps_an_epoch * self.epochs
+
+    @property
+    def epoch(self) -> int:
+        """The epoch in progress, from 1: the one the last losses belong to, until they are closed."""
+        return (self.step - len(self.losses)) // self.steps_an_epoch + 1
+
+    def advance(self, loss: float) -> None:
+        """Count a step that was taken."""
+        self.schedule.step()
+        self.average.update()
+        self.step += 1
+        self.losses.append(loss)
+
+    def close_epoch(self, record: dict[str, Any]) -> None:
+        """End the epoch in progress with its line in the log."""
+        self.records.append(record)
+        self.losses = []
+
+    def checkpoint(self, seconds: float) -> Checkpoint:
+        """Return everything by which another process can go on.
+
+        Args:
+            seconds: Time spent so far.
+        """
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        if self.average.decay:
+            tensors |= {f"average.{name}": tensor for name, tensor in self.average.model.state_dict().items()}
+        for number, kept in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{number}.{name}": value for name, value in kept.items() if value is not None}
+        if self.best is not None:
+            tensors["best"] = self.best
+        facts = {
+            "losses": self.losses,
+            "records": self.records,
+            "averaged": self.average.steps,
+            "seconds": seconds,
+            "steps": [self.steps_an_epoch, self.epochs],
+        }
+        return Checkpoint(self.step, {name: value.detach().cpu().clone() for name, value in tensors.items()}, facts)
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take on the state of a checkpoint of the same run.
+
+        Raises:
+            ModelError: It is of another run: other weights, or another number of steps.
+        """
+        groups = _grouped(checkpoint.tensors)
+        if checkpoint.facts["steps"] != [self.steps_an_epoch, self.epochs]:
+            seen = "{} steps in {} epochs".format(*checkpoint.facts["steps"])
+            raise ModelError(f"the checkpoint is of a run of {seen}; the data set or the settings have changed since")
+        try:
+            self.model.load_state_dict(groups["model"])
+            if self.average.decay:
+                self.average.model.load_state_dict(groups["average"])
+        except (RuntimeError, KeyError) as error:
+            raise ModelError(f"the checkpoint is of another network ({' '.join(str(error).split())[:200]})") from error
+        self._restore_optimiser(groups.get("optimiser", {}))
+        self.step, self.average.steps = checkpoint.step, checkpoint.facts["averaged"]
+        self.losses, self.records = checkpoint.facts["losses"], checkpoint.facts["records"]
+        self.seconds, self.best = checkpoint.facts["seconds"], checkpoint.tensors.get("best")
+        self.schedule.last_epoch = checkpoint.step
+        factor = self.schedule.lr_lambdas[0](self.step)
+        for group, rate in zip(self.optimiser.param_groups, self.schedule.base_lrs, strict=True):
+            group["lr"] = rate * factor
+
+    def _restore_optimiser(self, kept: dict[str, Tensor]) -> None:
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in kept.items():
+            number, _, key = name.partition(".")
+            state.setdefault(int(number), {})[key] = value
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+def mean_loss(losses: list[float]) -> float:
+    """Return the mean, summed without rounding, so that it does not depend on where a run was resumed."""
+    return math.fsum(losses) / len(losses)
+
+
+def _grouped(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        group, _, rest = name.partition(".")
+        groups.setdefault(group, {})[rest] = tensor
+    return groups

@@ -1,0 +1,98 @@
+"""What a run says: what it is about to do and why, how an epoch went, and what looks wrong."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from jaxtyping import Int64
+from torch import Tensor
+
+from ..data import DataSource
+from ..models import FCN
+from .config import OptimSection, TrainConfig
+from .feed import LARGEST_CROP, MULTIPLE, Feed
+from .runtime import Runtime
+
+PATIENCE = 3
+"""Evaluations in a row with one class predicted everywhere before it is mentioned."""
+
+
+def describe(model: FCN, source: DataSource, feed: Feed, config: TrainConfig, runtime: Runtime) -> list[str]:
+    """Return lines that say what is about to happen, and the reason of everything that was derived from the data."""
+    images, data = len(source.splits["train"]), config.data
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    why = f" (800 / √{images} passes)" if config.epochs == "auto" else ""
+    step = data.batch_size * data.accumulate
+    lines = [
+        f"{config.model.trunk}, FCN-{config.model.finest_stride}s, {parameters / 1e6:.1f} M parameters, on {runtime}",
+        f"{feed.epochs} epochs of {images} images{why}, {feed.steps_an_epoch} steps of {step} an epoch",
+    ]
+    if feed.crop is None:
+        lines.append("whole images")
+    else:
+        why = f": the median shorter side, up to a multiple of {MULTIPLE}, {LARGEST_CROP} at most"
+        lines.append(f"crops of {feed.crop[0]}×{feed.crop[1]}{why if data.crop == 'auto' else ''}")
+    area = math.prod(feed.crop or source.image_size(source.records("train")[0]))
+    return [*lines, rate_in_words(config.optim, float(step * area))]
+
+
+def rate_in_words(optim: OptimSection, pixels: float) -> str:
+    """Return what the rate comes to for the summed and for the mean loss, and with momentum.
+
+    Args:
+        optim: The section.
+        pixels: Labelled pixels of a step.
+
+    Source: section 3 of the specification.
+
+    >>> rate_in_words(OptimSection(optimiser="sgd", rate=1e-10, momentum=0.99, loss="sum"), 180_000)
+    'rate 1e-10 on the summed loss, as 1.8e-05 on the mean over about 180,000 pixels a step; with momentum 0.99, 0.0018'
+    """
+    if optim.optimiser == "adamw":
+        return f"rate {optim.rate:.2g} (AdamW: the same for a mean and a summed loss)"
+    summed = optim.loss == "sum"
+    mean = optim.rate * pixels if summed else optim.rate
+    other = f"{mean:.2g} on the mean" if summed else f"{optim.rate / pixels:.2g} on the sum"
+    return (
+        f"rate {optim.rate:.2g} on the {'summed' if summed else 'mean'} loss, as {other} over about "
+        f"{pixels:,.0f} pixels a step; with momentum {optim.momentum:g}, {mean / (1 - optim.momentum):.2g}"
+    )
+
+
+def describe_epoch(record: dict[str, Any], epochs: int) -> list[str]:
+    """Return the lines a person reads after an epoch."""
+    line = f"epoch {record['epoch']}/{epochs}  loss {record['loss']:.3f}"
+    if "mean_iu" in record:
+        line += f"  val: mean IU {record['mean_iu']:.3f}  pixel accuracy {record['pixel_accuracy']:.3f}"
+    return [f"{line}  ({record['seconds']:.0f} s)", *record.get("warnings", ())]
+
+
+def never_seen(pixels: Int64[Tensor, "k"], names: Sequence[str]) -> list[str]:
+    """Return a warning for classes without a single training pixel."""
+    absent = [name for name, count in zip(names, pixels.tolist(), strict=True) if count == 0]
+    if not absent:
+        return []
+    return [
+        f"warning: no training mask holds {', '.join(absent)}: it cannot be learned; fullconv check says where it is"
+    ]
+
+
+def one_class_only(records: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
+    """Return a warning where the last few evaluations found the same class everywhere."""
+    predicted = [record["predicted"] for record in records if "predicted" in record][-PATIENCE:]
+    if len(predicted) < PATIENCE or any(classes != predicted[0] or len(classes) > 1 for classes in predicted):
+        return []
+    return [
+        f"warning: every pixel was predicted as {names[predicted[0][0]]} in the last {PATIENCE} evaluations: "
+        f"try optim.balance=0.5, a lower optim.rate, or look at the masks with fullconv check"
+    ]
+
+
+def dead_scores(model: FCN) -> list[str]:
+    """Return a warning where the last step's gradients of all score layers of a task are zero."""
+    lines = []
+    for task, head in model.heads.items():
+        gradients = [p.grad for name, p in head.named_parameters() if name.startswith("score.") and p.grad is not None]
+        if gradients and not any(bool(gradient.any()) for gradient in gradients):
+            lines.append(f"warning: the scores of {task} get no gradient: is everything ignored, or the rate too high?")
+    return lines

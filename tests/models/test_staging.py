@@ -1,0 +1,62 @@
+"""Starting from a saved network."""
+
+import pytest
+import torch
+
+from fullconv import LabelSet, fcn8s, fcn32s
+from fullconv.errors import ModelError
+from fullconv.models import start_from
+
+
+def network(names, build=fcn8s, **options):
+    model = build("small", num_classes=len(names), context="none", **options)
+    model.labels["semantic"] = LabelSet.of(names)
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and "mean" not in name and "std" not in name:
+            torch.nn.init.uniform_(tensor, 0.1, 1.0)
+    return model
+
+
+def test_a_coarser_network_gives_all_it_has(tmp_path):
+    coarse = network(["a", "b"], fcn32s)
+    coarse.save_pretrained(tmp_path)
+    fine = fcn8s("small", num_classes=2, context="none")
+    fine.labels = dict(coarse.labels)
+    report = start_from(fine, tmp_path)
+    mine, theirs = fine.state_dict(), coarse.state_dict()
+    assert all(torch.equal(mine[name], tensor) for name, tensor in theirs.items() if name in mine)
+    assert {name.split(".")[3] for name in report.left_new} == {"stage4", "stage3"}
+    fresh = torch.cat([mine[name].flatten() for name in report.left_new])
+    assert not fresh.any()
+    # A fine network whose new scores are zero is the coarse one, upsampled in three steps.
+    image = torch.rand(1, 3, 64, 64) * 255
+    assert torch.equal(fine.eval()(image).argmax(1), coarse.eval()(image).argmax(1))
+
+
+@pytest.mark.parametrize("learnable", [False, True])
+def test_scores_go_to_the_class_of_the_same_name(tmp_path, learnable):
+    old = network(["sky", "sea", "land"], learnable_upsampling=learnable)
+    old.save_pretrained(tmp_path)
+    new = fcn8s("small", num_classes=3, context="none", learnable_upsampling=learnable)
+    new.labels["semantic"] = LabelSet.of(["tree", "land", "sky"])
+    before = {name: tensor.clone() for name, tensor in new.state_dict().items()}
+    start_from(new, tmp_path)
+    for name, tensor in new.state_dict().items():
+        if name.startswith("heads."):
+            theirs = old.state_dict()[name]
+            assert torch.equal(tensor, torch.stack([before[name][0], theirs[2], theirs[0]])), name
+
+
+def test_another_number_of_classes(tmp_path):
+    network(["sky", "sea"]).save_pretrained(tmp_path)
+    new = fcn8s("small", num_classes=5, context="none")
+    new.labels["semantic"] = LabelSet.of(["sea", "p", "q", "r", "s"])
+    start_from(new, tmp_path)
+    weight = new.heads["semantic"].score["stage5"].weight
+    assert weight[0].any() and not weight[1:].any()
+
+
+def test_another_trunk_is_refused(tmp_path):
+    network(["a", "b"]).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"is a model on another trunk .* use the --trunk"):
+        start_from(fcn8s("resnet18", num_classes=2), tmp_path)

@@ -1,0 +1,94 @@
+"""The loss in strips against upsampling everything first."""
+
+import pytest
+import torch
+
+import fullconv
+from fullconv import losses
+from fullconv.losses import Upsampling, pixel_cross_entropy, upsampled_cross_entropy
+from fullconv.nn.bilinear import BilinearUpsample
+
+
+def both(network, image, target, **options):
+    """Return losses and all gradients: of whole logits, and in strips."""
+    results = []
+    for strips in (False, True):
+        network.zero_grad()
+        if strips:
+            scores, upsampling = network.coarse(image)["semantic"]
+            loss = upsampled_cross_entropy(scores, upsampling, target, **options)
+        else:
+            loss = pixel_cross_entropy(network(image), target, **options)
+        loss.backward()
+        results.append(
+            (loss.detach(), {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None})
+        )
+    return results
+
+
+@pytest.mark.parametrize("padding", ["same", "paper"])
+@pytest.mark.parametrize("stride", [32, 8, 4])
+@pytest.mark.parametrize("learnable", [False, True])
+def test_value_and_gradient_are_those_of_whole_logits(monkeypatch, padding, stride, learnable):
+    torch.manual_seed(0)
+    network = fullconv.models.build.fcn(
+        "small", 5, finest_stride=stride, padding=padding, context="none", learnable_upsampling=learnable, dropout=0.0
+    ).eval()
+    for head in network.heads.values():
+        for score in head.score.values():
+            torch.nn.init.normal_(score.weight, std=0.1)
+    image, target = torch.rand(2, 3, 45, 70) * 255, torch.randint(0, 5, (2, 45, 70))
+    target[:, 3:9] = 255
+    monkeypatch.setattr(losses, "STRIP_BYTES", 4 * 2 * 5 * 70 * 7)
+    for options in ({}, {"reduction": "sum", "label_smoothing": 0.1, "class_weights": torch.rand(5) + 0.5}):
+        (whole, expected), (strips, found) = both(network, image, target, **options)
+        torch.testing.assert_close(strips, whole, rtol=1e-5, atol=1e-6)
+        assert expected.keys() == found.keys()
+        for name, gradient in expected.items():
+            scale = float(gradient.abs().max())
+            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5 * max(scale, 1e-3), msg=name)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 100])
+@pytest.mark.parametrize("start", [0, 1, 4, 7])
+@pytest.mark.parametrize(("factor", "size"), [(2, 4), (2, 3), (8, 16), (3, 5), (1, 1)])
+def test_every_strip_is_a_part_of_the_whole(factor, size, start, rows):
+    scores = torch.randn(1, 3, 6, 9)
+    up = BilinearUpsample(3, factor, kernel_size=size, padding=0)
+    dense = up(scores)
+    start = min(start, dense.shape[2] - 1)
+    height, width = dense.shape[2] - start, dense.shape[3] - start
+    upsampling = Upsampling(up.kernels(), factor, start)
+    strips = [
+        upsampling.strip(scores, up.kernels(), top, min(height, top + rows), width) for top in range(0, height, rows)
+    ]
+    torch.testing.assert_close(torch.cat(strips, 2), dense[:, :, start:, start:])
+
+
+@pytest.mark.parametrize(("factor", "size", "start"), [(8, 16, 4), (8, 15, 3), (32, 64, 16), (4, 8, 2), (2, 4, 1)])
+def test_some_rows_and_columns_are_those_of_the_whole(factor, size, start):
+    step = min(4, factor)
+    scores, kernels = torch.randn(2, 3, 7, 9), torch.randn(3, 1, size, size)
+    whole = Upsampling(kernels, factor, start)
+    some = whole.every(step)
+    logits = whole.strip(scores, kernels, 0, 4 * factor, 5 * factor)[:, :, step // 2 :: step, step // 2 :: step]
+    torch.testing.assert_close(some.strip(scores, some.kernels, 0, logits.shape[2], logits.shape[3]), logits)
+
+
+def test_nothing_labelled_costs_nothing():
+    network = fullconv.fcn8s("small", num_classes=3, context="none")
+    scores, upsampling = network.coarse(torch.rand(2, 3, 64, 64))["semantic"]
+    loss = upsampled_cross_entropy(scores, upsampling, torch.full((2, 64, 64), 255))
+    loss.backward()
+    assert loss == 0
+
+
+def test_memory_is_that_of_a_strip(monkeypatch):
+    """Of the tensors made on the way, none is as large as the logits of the whole image."""
+    monkeypatch.setattr(losses, "STRIP_BYTES", 4 << 20)
+    network = fullconv.fcn8s("small", num_classes=40, context="none")
+    scores, upsampling = network.coarse(torch.rand(1, 3, 512, 512))["semantic"]
+    with torch.profiler.profile(profile_memory=True, record_shapes=True) as profile:
+        upsampled_cross_entropy(scores, upsampling, torch.randint(40, (1, 512, 512))).backward()
+    largest = max(event.cpu_memory_usage for event in profile.events())
+    assert largest < 40 * 512 * 512 * 4 / 3

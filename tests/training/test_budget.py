@@ -1,0 +1,46 @@
+"""Epochs that fit into a time, with a clock of our own."""
+
+import pytest
+import torch
+
+from fullconv.data import write_shapes
+from fullconv.training import budget
+from fullconv.training.config import load_config
+from fullconv.training.loop import build_model
+
+STEP = 0.5
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time passes only while a step is taken: half a second, and ten for each of the first three."""
+    now = [0.0]
+
+    def step(*arguments):
+        now[0] += 10 if now[0] < 30 else STEP
+        return 1.0
+
+    monkeypatch.setattr(budget.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(budget, "train_step", step)
+    return now
+
+
+@pytest.mark.parametrize("seconds", [60.0, 300.0, 3000.0])
+def test_the_epochs_fit_and_no_more_would(tmp_path, clock, seconds):
+    source = write_shapes(tmp_path, count=60, sizes=(40, 48))
+    config = load_config("modern", {"model.trunk": "small", "data.crop": 32, "data.batch_size": 4})
+    model = build_model(config, source)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    chance = torch.get_rng_state()
+    epochs = budget.epochs_within(seconds, model, source, config)
+    steps = len(source.splits["train"]) // 4
+    left = seconds - clock[0]
+    assert epochs * steps * STEP <= left < (epochs + 1) * steps * STEP / budget.MARGIN
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), chance)
+
+
+def test_at_least_one(tmp_path, clock):
+    source = write_shapes(tmp_path, count=20, sizes=(40, 48))
+    config = load_config("modern", {"model.trunk": "small", "data.crop": 32})
+    assert budget.epochs_within(1.0, build_model(config, source), source, config) == 1

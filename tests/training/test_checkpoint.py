@@ -1,0 +1,66 @@
+"""Checkpoints: what is damaged is noticed, and the one before is used."""
+
+import random
+
+import pytest
+import torch
+
+from fullconv.errors import ModelError, UsageError
+from fullconv.training.checkpoint import KEPT, Checkpoint, Checkpoints, read_checkpoint
+
+
+def checkpoint(step: int) -> Checkpoint:
+    tensors = {"a": torch.arange(12.0).view(3, 4) + step, "rng": torch.arange(5, dtype=torch.uint8)}
+    return Checkpoint(step, tensors, {"losses": [0.1, 1 / 3], "records": []})
+
+
+def same(one: Checkpoint, other: Checkpoint) -> bool:
+    tensors = all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
+    return tensors and (one.step, one.facts) == (other.step, other.facts)
+
+
+def test_what_is_written_is_read(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.latest() is None
+    for step in (3, 20, 100):
+        checkpoints.write(checkpoint(step))
+        assert same(checkpoints.latest(), checkpoint(step))
+    assert len(list((tmp_path / "checkpoints").iterdir())) == KEPT
+    checkpoints.remove()
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_every_cut_and_flip_is_noticed_and_the_one_before_used(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.write(checkpoint(1))
+    checkpoints.write(checkpoint(2))
+    newest = tmp_path / "000000002.ckpt"
+    whole, chance = newest.read_bytes(), random.Random(0)
+    for number in range(1000):
+        if number % 2:
+            damaged = whole[: chance.randrange(len(whole))]
+        else:
+            place = chance.randrange(len(whole))
+            damaged = whole[:place] + bytes([whole[place] ^ 1 << chance.randrange(8)]) + whole[place + 1 :]
+        newest.write_bytes(damaged)
+        with pytest.raises(ModelError, match=r"000000002\.ckpt: damaged checkpoint"):
+            read_checkpoint(newest)
+        if number % 100 == 0:
+            with pytest.warns(UserWarning, match="going on from the one before"):
+                assert same(checkpoints.latest(), checkpoint(1))
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.write(checkpoint(1))
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(
+        UsageError, match=r"000000002\.ckpt: cannot be written: No space left on device; choose another --out"
+    ):
+        checkpoints.write(checkpoint(2))
+    monkeypatch.undo()
+    assert same(checkpoints.latest(), checkpoint(1)) and len(list(tmp_path.iterdir())) == 1

@@ -1,0 +1,120 @@
+"""Two processes train what one trains."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from fullconv import train
+from fullconv.data import write_shapes
+from fullconv.errors import UsageError
+from fullconv.models import FCN
+from fullconv.training.feed import EpochSampler, StepBatches
+
+SETTINGS = {
+    "model.trunk": "small",
+    "model.context": "none",
+    "model.dropout": 0,
+    "data.crop": 32,
+    "optim.average": 0,
+    "optim.jaccard": 0,
+    "optim.optimiser": "sgd",
+    "optim.rate": 0.02,
+    "epochs": 5,
+    "evaluations": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shapes")
+    write_shapes(folder, count=24, sizes=(40, 48))
+    return folder
+
+
+def launched(data, run, settings, *options):
+    """Start two ranks."""
+    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
+    return subprocess.Popen(
+        [*launcher, "-m", "fullconv", "train", str(data), "--out", str(run), *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def weights(run):
+    return FCN.from_pretrained(run / "last").state_dict()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("batch_norm", "batch", "accumulate"), [("frozen", 2, 2), ("frozen", 4, 1), ("synchronised", 4, 1)]
+)
+def test_two_ranks_equal_one(shapes, tmp_path, batch_norm, batch, accumulate):
+    """20 steps; with accumulation each rank takes one of the two batches, else half of the one."""
+    settings = SETTINGS | {
+        "optim.batch_norm": batch_norm,
+        "data.batch_size": batch,
+        "data.accumulate": accumulate,
+    }
+    one = train(shapes, tmp_path / "one", settings=settings, quiet=True)
+    process = launched(shapes, tmp_path / "two", settings)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    expected, found = weights(tmp_path / "one"), weights(tmp_path / "two")
+    fresh = FCN.from_config(FCN.from_pretrained(tmp_path / "one" / "last").config).state_dict()
+    assert not torch.allclose(
+        fresh["heads.semantic.score.stage3.weight"], expected["heads.semantic.score.stage3.weight"]
+    )
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: name + text)
+    assert output.count("val mean IU") == 1, "only the first speaks"
+    assert f"{one.scores.mean_iu:.4f}" in output
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_started_again_and_ends_equal(shapes, tmp_path):
+    settings = SETTINGS | {"data.batch_size": 4, "checkpoint_minutes": 0, "model.dropout": 0.3}
+    whole = launched(shapes, tmp_path / "whole", settings)
+    assert whole.wait(300) == 0
+    process = launched(shapes, tmp_path / "run", settings, "--max-restarts", "2", "--monitor-interval", "1")
+    while not (tmp_path / "run" / "checkpoints").is_dir():
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.05)
+    workers = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout
+    os.kill(int(workers.split()[-1]), signal.SIGKILL)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    files = [tmp_path / name / "last" / "model.safetensors" for name in ("whole", "run")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate", "ranks"), [(4, 1, 2), (4, 2, 2), (3, 2, 3), (5, 2, 1), (4, 3, 2)])
+def test_ranks_share_every_step_without_overlap(batch_size, accumulate, ranks):
+    def batches(rank, number):
+        sampler = EpochSampler(50, seed=1)
+        sampler.set_epoch(3)
+        return StepBatches(sampler, batch_size, batch_size * accumulate, rank, number)
+
+    alone = batches(0, 1)
+    step = batch_size * accumulate
+    order = [key for batch in alone for key in batch]
+    assert len(list(alone)) == len(alone) and all(len(batch) <= batch_size for batch in alone)
+    shares = [[key for batch in batches(rank, ranks) for key in batch] for rank in range(ranks)]
+    share = step // ranks
+    for number in range(50 // step):
+        together = [key for keys in shares for key in keys[number * share : (number + 1) * share]]
+        assert together == order[number * step : (number + 1) * step]
+    assert all(len(list(batches(rank, ranks))) == len(batches(rank, ranks)) for rank in range(ranks))
+
+
+def test_a_step_that_cannot_be_shared():
+    with pytest.raises(UsageError, match="a step of 5 images cannot be shared by 2 ranks"):
+        StepBatches(EpochSampler(50, seed=1), 5, 5, 1, 2)

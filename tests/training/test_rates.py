@@ -1,0 +1,39 @@
+"""The learning-rate range test."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from fullconv.data import write_shapes
+from fullconv.errors import UsageError
+from fullconv.training import find_rate
+from fullconv.training.rates import suggested
+
+SETTINGS = {"model.trunk": "small", "model.context": "none", "data.crop": 48, "data.batch_size": 4}
+
+
+def test_finds_a_rate_and_leaves_a_picture(tmp_path):
+    write_shapes(tmp_path / "data", count=12, sizes=(48, 64))
+    found = find_rate(tmp_path / "data", tmp_path / "rates", settings=SETTINGS, steps=40, seed=0)
+    assert 1e-5 < found.suggestion < 0.3
+    assert len(found.rates) == len(found.losses) == len(found.smoothed) <= 40
+    ratios = [after / before for before, after in zip(found.rates, found.rates[1:], strict=False)]
+    assert max(ratios) == pytest.approx(min(ratios)) and ratios[0] > 1
+    with Image.open(tmp_path / "rates" / "find-lr.png") as picture:
+        assert picture.width > 400
+    assert json.loads((tmp_path / "rates" / "find-lr.json").read_text())["suggestion"] == found.suggestion
+    assert not list((tmp_path / "rates").glob("**/*.safetensors"))
+    with pytest.raises(UsageError, match="already holds files"):
+        find_rate(tmp_path / "data", tmp_path / "rates", settings=SETTINGS)
+
+
+def test_a_loss_that_explodes_ends_the_test_without_an_error(tmp_path):
+    write_shapes(tmp_path / "data", count=8, sizes=(48, 64))
+    settings = SETTINGS | {"optim.optimiser": "sgd", "optim.rate": 1e6}
+    found = find_rate(tmp_path / "data", tmp_path / "rates", settings=settings, steps=30)
+    assert 1 <= len(found.rates) < 30
+
+
+def test_the_suggestion_is_a_tenth_of_the_lowest():
+    assert suggested([1e-4, 1e-3, 1e-2], [3.0, 1.0, 2.0]) == 1e-4

@@ -1,0 +1,125 @@
+"""A run that was killed ends as one that was not: same weights, same metrics."""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fullconv import train
+from fullconv.data import write_shapes
+from fullconv.errors import UsageError
+from fullconv.training.interrupt import Interrupted
+
+TINY = {
+    "model.trunk": "small",
+    "model.context": "none",
+    "model.dropout": 0.3,
+    "data.crop": 32,
+    "data.batch_size": 2,
+    "optim.average": 0.9,
+    "evaluations": 2,
+}
+EPOCHS = 3
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shapes")
+    write_shapes(folder, count=12, sizes=(40, 48))
+    return folder
+
+
+def digests(run):
+    """SHA-256 of the weights, and the metrics without times."""
+    import json
+
+    files = {
+        name: hashlib.sha256((run / name / "model.safetensors").read_bytes()).hexdigest() for name in ("best", "last")
+    }
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return files, [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(shapes, tmp_path_factory):
+    run = tmp_path_factory.mktemp("whole") / "run"
+    train(shapes, run, settings=TINY, epochs=EPOCHS, quiet=True)
+    return digests(run)
+
+
+def command(*words):
+    return [sys.executable, "-m", "fullconv", "train", *map(str, words)]
+
+
+def settings(**changes):
+    return [word for key, value in (TINY | changes).items() for word in ("--set", f"{key}={value}")]
+
+
+@pytest.mark.parametrize("place", [1, 4, 5, 9])
+def test_interrupted_after_any_step(shapes, tmp_path, monkeypatch, uninterrupted, place):
+    """Steps of an epoch: 4 or 5. A signal is sent to this process after step ``place``."""
+    from fullconv.training import loop
+
+    steps, real = [], loop.train_step
+
+    def stopping(*arguments):
+        loss = real(*arguments)
+        steps.append(loss)
+        if len(steps) == place:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    monkeypatch.setattr(loop, "train_step", stopping)
+    with pytest.raises(Interrupted, match="SIGTERM: saved; fullconv train --resume") as stopped:
+        train(shapes, tmp_path / "run", settings=TINY, epochs=EPOCHS, quiet=True)
+    assert stopped.value.exit_code == 143
+    monkeypatch.undo()
+    train(resume=tmp_path / "run", quiet=True)
+    assert digests(tmp_path / "run") == uninterrupted
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_at_random_moments(shapes, tmp_path, uninterrupted, workers):
+    chance, run, kills = random.Random(workers), tmp_path / "run", 0
+    words = [shapes, "--out", run, "--epochs", EPOCHS, *settings(**{"data.workers": workers, "checkpoint_minutes": 0})]
+    while kills < 5:
+        process = subprocess.Popen(command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(3 + 5 * chance.random())
+        finished = process.poll() is not None
+        process.kill()
+        process.wait()
+        if (run / "config.yaml").is_file():
+            words = ["--resume", run]
+        if finished:
+            break
+        kills += 1
+    if not (run / "summary.json").is_file():
+        subprocess.run(command(*words), check=True)
+    assert digests(run) == uninterrupted
+
+
+def test_a_run_without_a_checkpoint_starts_anew(shapes, tmp_path, uninterrupted):
+    train(shapes, tmp_path / "run", settings=TINY, epochs=EPOCHS, quiet=True)
+    for name in ("summary.json", "log.jsonl"):
+        (tmp_path / "run" / name).unlink()
+    train(resume=tmp_path / "run", quiet=True)
+    assert digests(tmp_path / "run") == uninterrupted
+
+
+def test_what_cannot_be_resumed(shapes, tmp_path):
+    with pytest.raises(UsageError, match=r"holds no config\.yaml, so it is no run to resume"):
+        train(resume=tmp_path)
+    train(shapes, tmp_path / "run", settings=TINY, epochs=1, quiet=True)
+    with pytest.raises(UsageError, match="this run is finished"):
+        train(resume=tmp_path / "run")
+    with pytest.raises(UsageError, match="a resumed run has its settings already"):
+        train(resume=tmp_path / "run", epochs=3)
+    with pytest.raises(UsageError, match="give a data set and the folder of the run, or resume"):
+        train(shapes)

@@ -1,0 +1,125 @@
+"""One step, in several batches or parts, is the step of one batch."""
+
+import pytest
+import torch
+
+from fullconv import fcn8s
+from fullconv.data import Batch
+from fullconv.errors import FullconvError
+from fullconv.training.config import load_config
+from fullconv.training.loop import accumulate_gradients, train_step
+from fullconv.training.optim import build_optimiser
+from fullconv.training.runtime import Runtime
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    network = fcn8s("small", num_classes=4, context="none", dropout=0.0)
+    for score in network.heads["semantic"].score.values():
+        torch.nn.init.normal_(score.weight, std=0.1)
+    return network.eval()
+
+
+@pytest.fixture
+def batch():
+    targets = torch.randint(0, 4, (6, 40, 48))
+    targets[0, :30] = 255  # Parts differ in how much of them is labelled.
+    return Batch(torch.rand(6, 3, 40, 48) * 255, targets, tuple("abcdef"), 255)
+
+
+def gradients(model, batches, **settings):
+    model.zero_grad()
+    changes = {"jaccard": 0} | settings  # Of each part, as batch statistics are: it does not add up.
+    config = load_config("modern", {f"optim.{key}": value for key, value in changes.items()})
+    loss = accumulate_gradients(model, batches, config, Runtime(device="cpu"), torch.tensor([1.0, 2.0, 0.5, 1.0]))
+    return loss, [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("loss", ["mean", "sum"])
+@pytest.mark.parametrize("parts", [2, 3, 6])
+def test_parts_add_up_to_the_whole(model, batch, loss, parts):
+    whole, expected = gradients(model, [batch], loss=loss, label_smoothing=0.1)
+    split, found = gradients(model, batch.split(parts), loss=loss, label_smoothing=0.1)
+    assert split == pytest.approx(whole, rel=1e-5)
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5 * float(one.abs().max()))
+
+
+def test_a_batch_too_large_for_the_memory_is_taken_in_parts(model, batch, monkeypatch):
+    """A network that runs out of memory above two images ends where one with enough ends."""
+    config, weights, real, seen = load_config("modern"), torch.ones(4), model.coarse, []
+
+    def short_of_memory(images):
+        seen.append(len(images))
+        if len(images) > 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes")
+        return real(images)
+
+    monkeypatch.setattr(model, "coarse", short_of_memory)
+    monkeypatch.setattr(model, "train", lambda: model)  # Batch statistics do depend on the parts.
+    runtime = Runtime(device="cpu")
+    with pytest.warns(UserWarning, match="out of memory: batches are now taken in 4 parts"):
+        loss = train_step(model, [batch], build_optimiser(model, config.optim), config, runtime, weights)
+    assert seen == [6, 3, 2, 2, 2] and loss > 0
+    train_step(model, [batch], build_optimiser(model, config.optim), config, runtime, weights)
+    assert seen[5:] == [2, 2, 2], "later steps start in parts"
+
+
+def test_one_image_too_large_for_the_memory(model, batch, monkeypatch):
+    def short_of_memory(images):
+        raise RuntimeError("can't allocate memory")
+
+    config = load_config("modern")
+    monkeypatch.setattr(model, "coarse", short_of_memory)
+    with pytest.warns(UserWarning), pytest.raises(FullconvError, match="use smaller crops"):
+        train_step(model, [batch], build_optimiser(model, config.optim), config, Runtime(device="cpu"), torch.ones(4))
+
+
+def test_another_error_is_not_swallowed(model, batch, monkeypatch):
+    def broken(images):
+        raise RuntimeError("shapes do not fit")
+
+    config = load_config("modern")
+    monkeypatch.setattr(model, "coarse", broken)
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        train_step(model, [batch], build_optimiser(model, config.optim), config, Runtime(device="cpu"), torch.ones(4))
+
+
+def saved_bytes(run):
+    """What the backward pass of ``run`` keeps, and what it returns."""
+    sizes = []
+
+    def pack(tensor):
+        sizes.append(tensor.nbytes)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = run()
+    return sum(sizes), result
+
+
+@pytest.mark.parametrize("trunk", ["small", "timm:tf_efficientnet_lite0"])
+def test_recomputing_changes_memory_only(batch, trunk):
+    results = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        network = fcn8s(trunk, num_classes=4, context="none", dropout=0.0)
+        torch.nn.init.normal_(network.heads["semantic"].score[network.heads["semantic"].tap_names[0]].weight, std=0.1)
+        config = load_config("modern", {"model.recompute": recompute})
+        if recompute:
+            network.trunk.save_memory()
+        network.train()
+        runtime = Runtime(device="cpu")
+        size, loss = saved_bytes(
+            lambda network=network, config=config, runtime=runtime: accumulate_gradients(
+                network, [batch], config, runtime, torch.ones(4)
+            )
+        )
+        gradients = [p.grad for p in network.parameters() if p.grad is not None]
+        statistics = [buffer for name, buffer in network.named_buffers() if "running" in name]
+        results.append((size, loss, gradients, statistics))
+    (size, loss, gradients, statistics), (less, again, same, kept) = results
+    assert less < size and again == pytest.approx(loss)
+    torch.testing.assert_close(same, gradients)
+    torch.testing.assert_close(kept, statistics)
