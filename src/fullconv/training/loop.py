@@ -18,7 +18,6 @@ from ..losses import Upsampling, labelled, soft_jaccard, upsampled_cross_entropy
 from ..metrics import Scores
 from ..models import FCN, ModelConfig
 from ..models.build import DEFAULT_TASK
-from ..nn.statistics import kept_statistics
 from .config import TrainConfig
 from .feed import Feed, build_feed
 from .interrupt import interruptible
@@ -27,6 +26,7 @@ from .progress import Clock, TrainingProgress
 from .runlog import COLUMNS, RunLog
 from .runtime import Runtime
 from .state import TrainState, mean_loss
+from .statistics import kept_statistics
 from .words import dead_scores, describe, describe_epoch, never_seen, one_class_only
 
 EVERY = 4
