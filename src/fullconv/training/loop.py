@@ -21,12 +21,11 @@ from ..models.build import DEFAULT_TASK
 from .config import TrainConfig
 from .feed import Feed, build_feed
 from .interrupt import interruptible
-from .optim import check_finite, class_weights, set_training
+from .optim import check_finite, class_weights, kept_statistics, set_training
 from .progress import Clock, TrainingProgress
 from .runlog import COLUMNS, RunLog
 from .runtime import Runtime
 from .state import TrainState, mean_loss
-from .statistics import kept_statistics
 from .words import dead_scores, describe, describe_epoch, never_seen, one_class_only
 
 EVERY = 4

@@ -1,8 +1,9 @@
-"""Parameter groups, optimisers, schedules, and the running average of the weights."""
+"""Parameter groups, what is frozen, optimisers, schedules, and the running average of the weights."""
 
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -94,6 +95,19 @@ def rate_factor(optim: OptimSection, step: int, steps: int) -> float:
         return rise * float((1 - step / steps) ** 0.9)
     fall = max(0.0, step - warm) / max(1.0, steps - warm)
     return rise * 0.5 * (1 + math.cos(math.pi * fall))
+
+
+@contextmanager
+def kept_statistics(module: nn.Module) -> Iterator[None]:
+    """Leave all running statistics as they are before the block: a backward pass that computes forwards again."""
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    buffers = [buffer for layer in layers for buffer in layer.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    finally:
+        for buffer, kept in zip(buffers, before, strict=True):
+            buffer.copy_(kept)
 
 
 def class_weights(pixels: Int64[torch.Tensor, "k"], balance: float) -> Float[torch.Tensor, "k"]:
