@@ -98,7 +98,7 @@ def test_check_of_what_is_no_data_set(tmp_path):
 def test_train_leaves_a_run_folder(shapes):
     run_folder = shapes / "run"
     names = {path.name for path in run_folder.iterdir()}
-    assert names == {"best", "last", "config.yaml", "env.json", "log.jsonl", "summary.json"}
+    assert names == {"best", "last", "config.yaml", "env.json", "log.jsonl", "metrics.csv", "summary.json"}
     for model in ("best", "last"):
         assert {path.name for path in (run_folder / model).iterdir()} == {"config.json", "model.safetensors"}
     record = json.loads((run_folder / "log.jsonl").read_text().splitlines()[-1])
