@@ -5,7 +5,7 @@ import torch
 
 from fullconv import fcn8s
 from fullconv.data import Batch
-from fullconv.errors import FullconvError
+from fullconv.errors import FullconvError, UsageError
 from fullconv.training.config import load_config
 from fullconv.training.loop import accumulate_gradients, train_step
 from fullconv.training.optim import build_optimiser
@@ -84,6 +84,14 @@ def test_another_error_is_not_swallowed(model, batch, monkeypatch):
     monkeypatch.setattr(model, "coarse", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         train_step(model, [batch], build_optimiser(model, config.optim), config, Runtime(device="cpu"), torch.ones(4))
+
+
+def test_a_single_cell_cannot_be_normalised(model):
+    batch = Batch(torch.rand(1, 3, 32, 32) * 255, torch.zeros(1, 32, 32, dtype=torch.long), ("a",), 255)
+    config = load_config("modern")
+    optimiser = build_optimiser(model, config.optim)
+    with pytest.raises(UsageError, match=r"larger crops .*or optim\.batch_norm=frozen"):
+        train_step(model, [batch], optimiser, config, Runtime(device="cpu"), torch.ones(4))
 
 
 def saved_bytes(run):

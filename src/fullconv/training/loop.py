@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 
 from ..data import Batch, DataSource
+from ..errors import UsageError
 from ..evaluation import confusion
 from ..files import Bands
 from ..inference import Predictor
@@ -175,6 +176,7 @@ def train_step(
 
     Raises:
         FullconvError: The loss is not finite; the weights are then as they were.
+        UsageError: Batch normalisation has a single number to go by.
     """
     set_training(model, config.optim)
     while True:
@@ -184,6 +186,13 @@ def train_step(
             break
         except RuntimeError as error:
             runtime.halve(batches, error)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UsageError(
+                "one image whose coarsest features are a single cell cannot be normalised: use larger crops (data.crop), "
+                "larger batches (data.batch_size), or optim.batch_norm=frozen"
+            ) from error
     runtime.add_gradients(model)
     if config.optim.clip:
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)
