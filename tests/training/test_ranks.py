@@ -37,17 +37,29 @@ def shapes(tmp_path_factory):
     return folder
 
 
-def launched(data, run, settings, *options):
-    """Start two ranks."""
-    words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
-    return subprocess.Popen(
-        [*launcher, "-m", "fullconv", "train", str(data), "--out", str(run), *words],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+@pytest.fixture
+def launched():
+    """Start two ranks; none outlives the test."""
+    processes = []
+
+    def start(data, run, settings, *options):
+        words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
+        process = subprocess.Popen(
+            [*launcher, "-m", "fullconv", "train", str(data), "--out", str(run), *words],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(60)
 
 
 def weights(run):
@@ -58,7 +70,7 @@ def weights(run):
 @pytest.mark.parametrize(
     ("batch_norm", "batch", "accumulate"), [("frozen", 2, 2), ("frozen", 4, 1), ("synchronised", 4, 1)]
 )
-def test_two_ranks_equal_one(shapes, tmp_path, batch_norm, batch, accumulate):
+def test_two_ranks_equal_one(shapes, tmp_path, launched, batch_norm, batch, accumulate):
     """20 steps; with accumulation each rank takes one of the two batches, else half of the one."""
     settings = SETTINGS | {
         "optim.batch_norm": batch_norm,
@@ -67,7 +79,7 @@ def test_two_ranks_equal_one(shapes, tmp_path, batch_norm, batch, accumulate):
     }
     one = train(shapes, tmp_path / "one", settings=settings, quiet=True)
     process = launched(shapes, tmp_path / "two", settings)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=150)
     assert process.returncode == 0, output
     expected, found = weights(tmp_path / "one"), weights(tmp_path / "two")
     fresh = FCN.from_config(FCN.from_pretrained(tmp_path / "one" / "last").config).state_dict()
@@ -81,17 +93,17 @@ def test_two_ranks_equal_one(shapes, tmp_path, batch_norm, batch, accumulate):
 
 
 @pytest.mark.slow
-def test_a_killed_rank_is_started_again_and_ends_equal(shapes, tmp_path):
+def test_a_killed_rank_is_started_again_and_ends_equal(shapes, tmp_path, launched):
     settings = SETTINGS | {"data.batch_size": 4, "checkpoint_minutes": 0, "model.dropout": 0.3}
     whole = launched(shapes, tmp_path / "whole", settings)
-    assert whole.wait(300) == 0
+    assert whole.wait(150) == 0
     process = launched(shapes, tmp_path / "run", settings, "--max-restarts", "2", "--monitor-interval", "1")
     while not (tmp_path / "run" / "checkpoints").is_dir():
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
     workers = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout
     os.kill(int(workers.split()[-1]), signal.SIGKILL)
-    output, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=150)
     assert process.returncode == 0, output
     files = [tmp_path / name / "last" / "model.safetensors" for name in ("whole", "run")]
     assert files[0].read_bytes() == files[1].read_bytes()

@@ -190,8 +190,8 @@ def train_step(
             if "more than 1 value per channel" not in str(error):
                 raise
             raise UsageError(
-                "one image whose coarsest features are a single cell cannot be normalised: use larger crops (data.crop), "
-                "larger batches (data.batch_size), or optim.batch_norm=frozen"
+                "one image whose coarsest features are a single cell cannot be normalised: "
+                "use larger crops (data.crop), larger batches (data.batch_size), or optim.batch_norm=frozen"
             ) from error
     runtime.add_gradients(model)
     if config.optim.clip:

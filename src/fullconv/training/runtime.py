@@ -163,9 +163,16 @@ def _joined() -> tuple[int, int]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return 0, 1
     if not dist.is_initialized():
-        if torch.cuda.is_available():
+        gpu = torch.cuda.is_available()
+        if gpu:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        store, rank, ranks = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+        # torchrun keeps its store over a restart, and with it the dead ranks' addresses. Machines count restarts each
+        # for itself: docs/training.md says what to do there.
+        if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+            restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            store = dist.PrefixStore(f"restart {restarts}", store)  # type: ignore[attr-defined]
+        dist.init_process_group("nccl" if gpu else "gloo", store=store, rank=rank, world_size=ranks)
     return dist.get_rank(), dist.get_world_size()
 
 
