@@ -32,7 +32,9 @@ def gradients(model, batches, **settings):
     model.zero_grad()
     changes = {"jaccard": 0} | settings  # Of each part, as batch statistics are: it does not add up.
     config = load_config("modern", {f"optim.{key}": value for key, value in changes.items()})
-    loss = accumulate_gradients(model, batches, config, Runtime(device="cpu"), torch.tensor([1.0, 2.0, 0.5, 1.0]))
+    loss = accumulate_gradients(
+        model, batches, config, Runtime(device="cpu"), {"semantic": torch.tensor([1.0, 2.0, 0.5, 1.0])}
+    )
     return loss, [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
 
@@ -48,7 +50,7 @@ def test_parts_add_up_to_the_whole(model, batch, loss, parts):
 
 def test_a_batch_too_large_for_the_memory_is_taken_in_parts(model, batch, monkeypatch):
     """A network that runs out of memory above two images ends where one with enough ends."""
-    config, weights, real, seen = load_config("modern"), torch.ones(4), model.coarse, []
+    config, weights, real, seen = load_config("modern"), {"semantic": torch.ones(4)}, model.coarse, []
 
     def short_of_memory(images):
         seen.append(len(images))
@@ -73,7 +75,14 @@ def test_one_image_too_large_for_the_memory(model, batch, monkeypatch):
     config = load_config("modern")
     monkeypatch.setattr(model, "coarse", short_of_memory)
     with pytest.warns(UserWarning), pytest.raises(FullconvError, match="use smaller crops"):
-        train_step(model, [batch], build_optimiser(model, config.optim), config, Runtime(device="cpu"), torch.ones(4))
+        train_step(
+            model,
+            [batch],
+            build_optimiser(model, config.optim),
+            config,
+            Runtime(device="cpu"),
+            {"semantic": torch.ones(4)},
+        )
 
 
 def test_another_error_is_not_swallowed(model, batch, monkeypatch):
@@ -83,7 +92,14 @@ def test_another_error_is_not_swallowed(model, batch, monkeypatch):
     config = load_config("modern")
     monkeypatch.setattr(model, "coarse", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        train_step(model, [batch], build_optimiser(model, config.optim), config, Runtime(device="cpu"), torch.ones(4))
+        train_step(
+            model,
+            [batch],
+            build_optimiser(model, config.optim),
+            config,
+            Runtime(device="cpu"),
+            {"semantic": torch.ones(4)},
+        )
 
 
 def test_a_single_cell_cannot_be_normalised(model):
@@ -91,7 +107,7 @@ def test_a_single_cell_cannot_be_normalised(model):
     config = load_config("modern")
     optimiser = build_optimiser(model, config.optim)
     with pytest.raises(UsageError, match=r"larger crops .*or optim\.batch_norm=frozen"):
-        train_step(model, [batch], optimiser, config, Runtime(device="cpu"), torch.ones(4))
+        train_step(model, [batch], optimiser, config, Runtime(device="cpu"), {"semantic": torch.ones(4)})
 
 
 def saved_bytes(run):
@@ -121,7 +137,7 @@ def test_recomputing_changes_memory_only(batch, trunk):
         runtime = Runtime(device="cpu")
         size, loss = saved_bytes(
             lambda network=network, config=config, runtime=runtime: accumulate_gradients(
-                network, [batch], config, runtime, torch.ones(4)
+                network, [batch], config, runtime, {"semantic": torch.ones(4)}
             )
         )
         gradients = [p.grad for p in network.parameters() if p.grad is not None]

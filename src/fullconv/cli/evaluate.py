@@ -4,19 +4,20 @@ from typing import Annotated
 
 import typer
 
-from .options import DataPath, Json, ModelPath, print_json, print_scores
+from .options import DataPath, Json, ModelPath, Task, print_json, print_scores
 
 
 def evaluate(
     model: ModelPath,
     data: DataPath,
     split: Annotated[str | None, typer.Option(help="Split to score: by default test, else val.")] = None,
+    task: Task = None,
     as_json: Json = False,
 ) -> None:
     """Score a model: pixel accuracy, mean accuracy, mean IU, frequency-weighted IU, and every class."""
     from ..evaluation import evaluate as run
 
-    scores = run(model, data, split)
+    scores = run(model, data, split, task=task)
     if as_json:
         print_json(scores.to_dict())
     else:

@@ -15,6 +15,7 @@ _DATA = typer.Argument(metavar="DATA", help="A data set folder (images/ + masks/
 DataPath = Annotated[Path, _DATA]
 OptionalDataPath = Annotated[Path | None, _DATA]
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or a run folder (its best model).")]
+Task = Annotated[str | None, typer.Option(help="Which task of a model of several; by default its first.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import DataError, UsageError
-from .options import ModelPath
+from .options import ModelPath, Task
 
 SKIPPED_SOME = 5
 
@@ -20,6 +20,7 @@ def predict(
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="Folder for NAME.png (labels) and NAME_overlay.png.")
     ],
+    task: Task = None,
 ) -> None:
     """Predict every pixel of images; unreadable ones are named and skipped (exit code 5)."""
     from ..inference import load
@@ -27,7 +28,7 @@ def predict(
 
     paths = _image_files(images)
     _check_names(paths)
-    predictor = load(model)
+    predictor = load(model, task=task)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

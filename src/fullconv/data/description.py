@@ -23,6 +23,7 @@ from ..errors import DataError
 from ..files.atomic import write_atomically
 from ..files.text import read_text
 from .classes import VOID, ClassEntry
+from .labels import DEFAULT_TASK
 
 _UNION_TAG = re.compile(r"list\[.*\]|str|int|\[key\]")
 _CLASS_FORMS = "a list of names, id: name, or name: [red, green, blue]"
@@ -60,6 +61,26 @@ def _as_row(key: object, value: object) -> dict[str, object]:
     return {"name": key, "color": value}
 
 
+def _not_default(task: str) -> str:
+    if task == DEFAULT_TASK:
+        raise ValueError("is what the data set's own masks are called")
+    return task
+
+
+_Task = Annotated[str, Field(pattern=r"^[A-Za-z]\w*$"), AfterValidator(_not_default)]
+
+
+class TaskDescription(BaseModel):
+    """A further task on the same images: as the keys of the same names of a ``dataset.yaml``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    masks: StrictStr
+    classes: Annotated[list[_Entry], BeforeValidator(_as_rows)]
+    ignore_index: StrictInt | None = 255
+    label_map: dict[StrictInt, StrictInt | StrictStr] = {}
+
+
 class Description(BaseModel):
     """The keys of a ``dataset.yaml``; all have defaults.
 
@@ -79,6 +100,7 @@ class Description(BaseModel):
         range: The values in the image files that become 0 and 255; by default their type's whole range.
         stack: Folder of files of the same stems whose bands are further channels, such as depth → the values that
             become 0 and 255 (null for their type's whole range).
+        tasks: Further tasks on the same images: name → ``masks``, ``classes``, ``ignore_index``, ``label_map``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -94,6 +116,13 @@ class Description(BaseModel):
     bands: Annotated[list[Annotated[StrictInt, Field(ge=1)]], Field(min_length=1)] | None = None
     range: _Range | None = None
     stack: dict[StrictStr, _Range | None] = {}
+    tasks: dict[_Task, TaskDescription] = {}
+
+    def of_task(self, task: str) -> "Description":
+        """Return the description of a further task alone."""
+        own = {"tasks", "masks", "classes", "ignore_index", "label_map"}
+        shared = self.model_dump(exclude=own, exclude_unset=True)
+        return Description.model_validate(shared | self.tasks[task].model_dump(exclude_unset=True))
 
     def entries(self) -> list[ClassEntry] | None:
         """Return the classes with their ids in the masks (by default the position), or None."""
@@ -164,13 +193,16 @@ def _explain(error: ValidationError) -> str:
     problem = max((p for p in error.errors() if p["loc"][:2] == first), key=lambda p: len(p["loc"]))
     place = [str(part) for part in problem["loc"] if not _UNION_TAG.fullmatch(str(part))]
     if problem["type"] == "extra_forbidden":
-        known = _Entry.model_fields if place[0] == "classes" else Description.model_fields
+        known = _KNOWN.get(place[0], Description).model_fields
         near = difflib.get_close_matches(place[-1], known, 1, 0.4)
         return f"unknown key {'.'.join(place)!r}; " + (
             f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(known)}"
         )
     value = problem["input"]
     return f"{'.'.join(place)}: {problem['msg']}, not {value!r}; {_remedy(place[0], value)}"
+
+
+_KNOWN: dict[str, type[BaseModel]] = {"classes": _Entry, "tasks": TaskDescription}
 
 
 def _remedy(key: str, value: Any) -> str:

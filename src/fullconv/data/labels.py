@@ -10,6 +10,9 @@ Colour = tuple[int, int, int]
 
 VOID_COLOUR: Colour = (224, 224, 192)
 
+DEFAULT_TASK = "semantic"
+"""The task of a data set's own masks, and of a network that has only one."""
+
 
 def voc_palette(count: int) -> tuple[Colour, ...]:
     """Return the first ``count`` colours (red, green, blue; 0–255) of PASCAL VOC's palette.

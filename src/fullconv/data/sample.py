@@ -1,8 +1,8 @@
 """One image with its target, and a batch of them."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -40,12 +40,14 @@ class Sample:
         image: Red, green, blue in 8 bits, or any channels as floats; 0–255.
         target: Class ids, or ``ignore_index``.
         ignore_index: Id of the target pixels that neither train nor count.
+        further: The targets of further tasks, by task.
     """
 
     stem: str
     image: UInt8[Tensor, "c h w"] | Float[Tensor, "c h w"]
     target: Int64[Tensor, "h w"]
     ignore_index: int = 255
+    further: Mapping[str, Int64[Tensor, "h w"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,18 +59,30 @@ class Batch:
         targets: Class ids, or the label set's ``ignore_index``.
         stems: One per image.
         ignore_index: Id of the target pixels that neither train nor count.
+        further: The targets of further tasks, by task.
     """
 
     images: Float[Tensor, "n c h w"]
     targets: Int64[Tensor, "n h w"]
     stems: tuple[str, ...]
     ignore_index: int = 255
+    further: Mapping[str, Int64[Tensor, "n h w"]] = field(default_factory=dict)
+
+    def of_task(self, task: str) -> Int64[Tensor, "n h w"]:
+        """Return the targets of a task: of a further one, else of the data set's own."""
+        return self.further.get(task, self.targets)
 
     def split(self, parts: int) -> list["Batch"]:
         """Return it in at most so many parts of about equal size; none is empty."""
         size = math.ceil(len(self.stems) / parts)
         return [
-            replace(self, images=self.images[part], targets=self.targets[part], stems=self.stems[part])
+            Batch(
+                self.images[part],
+                self.targets[part],
+                self.stems[part],
+                self.ignore_index,
+                {task: targets[part] for task, targets in self.further.items()},
+            )
             for part in (slice(at, at + size) for at in range(0, len(self.stems), size))
         ]
 
@@ -94,8 +108,19 @@ def collate(samples: Sequence[Sample], ignore_index: int, fill: tuple[int, int, 
     height = max(sample.image.shape[1] for sample in samples)
     width = max(sample.image.shape[2] for sample in samples)
     images = torch.empty(len(samples), channels, height, width)
-    targets = torch.empty(len(samples), height, width, dtype=torch.long)
-    for image, target, sample in zip(images, targets, samples, strict=True):
+    for image, sample in zip(images, samples, strict=True):
         place(image, sample.image, filling(channels, fill))
-        place(target, sample.target, ignore_index)
-    return Batch(images, targets, tuple(sample.stem for sample in samples), ignore_index)
+
+    def together(targets: Sequence[Tensor]) -> Int64[Tensor, "n h w"]:
+        canvas = torch.empty(len(samples), height, width, dtype=torch.long)
+        for place_of, target in zip(canvas, targets, strict=True):
+            place(place_of, target, ignore_index)
+        return canvas
+
+    return Batch(
+        images,
+        together([sample.target for sample in samples]),
+        tuple(sample.stem for sample in samples),
+        ignore_index,
+        {task: together([sample.further[task] for sample in samples]) for task in samples[0].further},
+    )

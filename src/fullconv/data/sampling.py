@@ -128,7 +128,7 @@ class CachedDataset(Dataset[Sample]):
         self.dataset = dataset
         self.budget = budget
         self.used = 0
-        self._kept: dict[int, tuple[str, Tensor, Tensor, int]] = {}
+        self._kept: dict[int, tuple[str, Tensor, int, list[Tensor], tuple[str, ...]]] = {}
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -138,15 +138,16 @@ class CachedDataset(Dataset[Sample]):
             sample = self.dataset[index]
             self._keep(index, sample)
             return sample
-        stem, image, target, ignore_index = self._kept[index]
-        # A copy, so that a transform that works in place does not change what is kept.
-        return Sample(stem, image.clone(), target.long(), ignore_index)
+        stem, image, ignore_index, (target, *further), tasks = self._kept[index]
+        # Copies, so that a transform that works in place does not change what is kept.
+        others = {task: other.long() for task, other in zip(tasks, further, strict=True)}
+        return Sample(stem, image.clone(), target.long(), ignore_index, others)
 
     def _keep(self, index: int, sample: Sample) -> None:
-        small = _compact(sample.target)
-        size = sample.image.nbytes + small.nbytes
+        small = [_compact(target) for target in (sample.target, *sample.further.values())]
+        size = sample.image.nbytes + sum(target.nbytes for target in small)
         if self.used + size <= self.budget:
-            self._kept[index] = sample.stem, sample.image.clone(), small, sample.ignore_index
+            self._kept[index] = sample.stem, sample.image.clone(), sample.ignore_index, small, tuple(sample.further)
             self.used += size
 
 

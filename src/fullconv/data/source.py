@@ -1,8 +1,9 @@
 """A data set that was opened: which samples there are, and what the ids in their masks mean."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -67,6 +68,7 @@ class DataSource:
         table: Its classes and how its masks spell them.
         problems: What is wrong with the files' names and places; errors only where they were asked for.
         description: What a ``dataset.yaml`` in ``root`` would have to say.
+        further: Further tasks on the same images: their masks and classes, by task.
     """
 
     root: Path
@@ -75,6 +77,7 @@ class DataSource:
     table: ClassTable
     problems: tuple[Problem, ...] = ()
     description: Description = field(default_factory=Description)
+    further: Mapping[str, "DataSource"] = field(default_factory=dict)
 
     @property
     def labels(self) -> LabelSet:
@@ -153,8 +156,18 @@ class DataSource:
                 class.
         """
         image, target = record.image.read(window), self.read_target(record, window)
-        _check_sizes(record, (image.shape[1], image.shape[2]), (target.shape[0], target.shape[1]))
-        return Sample(record.stem, image, target, self.labels.ignore_index)
+        _check_sizes(record, image, target)
+        further = {}
+        for task, source in self.further.items():
+            other = source.by_stem[record.stem]
+            further[task] = source.read_target(other, window)
+            _check_sizes(other, image, further[task])
+        return Sample(record.stem, image, target, self.labels.ignore_index, further)
+
+    @cached_property
+    def by_stem(self) -> dict[str, Record]:
+        """The samples of all splits by stem."""
+        return {record.stem: record for records in self.splits.values() for record in records}
 
 
 class SampleDataset(Dataset[Sample]):
@@ -178,9 +191,10 @@ class SampleDataset(Dataset[Sample]):
         return self.transform(sample) if self.transform else sample
 
 
-def _check_sizes(record: Record, image: tuple[int, int], mask: tuple[int, int]) -> None:
-    if image != mask:
-        raise DataError(str(size_problem(record, image, mask)))
+def _check_sizes(record: Record, image: Tensor, target: Tensor) -> None:
+    if image.shape[1:] != target.shape:
+        seen = (image.shape[1], image.shape[2]), (target.shape[0], target.shape[1])
+        raise DataError(str(size_problem(record, *seen)))
 
 
 def size_problem(record: Record, image: tuple[int, int], mask: tuple[int, int]) -> Problem:

@@ -59,13 +59,18 @@ class TrainingTransform:
 
     def __call__(self, sample: Sample) -> Sample:
         """Return a changed sample; the given one stays as it is."""
-        image, mask = tv_tensors.Image(sample.image), tv_tensors.Mask(sample.target)
+        image, mask = (
+            tv_tensors.Image(sample.image),
+            tv_tensors.Mask(torch.stack([sample.target, *sample.further.values()])),
+        )
         if self.crop is not None:
             image, mask = self._scaled_window(image, mask, self.crop)
         if _draw(0.0, 1.0) < self.flip:
             image, mask = F.horizontal_flip(image), F.horizontal_flip(mask)
         pixels = self._recoloured(image.as_subclass(Tensor).contiguous())
-        return self._thinned(self._padded(replace(sample, image=pixels, target=mask.as_subclass(Tensor))))
+        pixels, targets = self._padded(pixels, mask.as_subclass(Tensor))
+        target, *further = self._thinned(targets)
+        return replace(sample, image=pixels, target=target, further=dict(zip(sample.further, further, strict=True)))
 
     def draw_scale(self) -> float:
         """Draw a factor, log-uniformly from ``scale``."""
@@ -95,24 +100,23 @@ class TrainingTransform:
         colours = recoloured(image[:channels], _draw(low, high), _draw(low, high), _draw(low, high))
         return torch.cat([colours, image[channels:]]) if image.shape[0] > channels else colours
 
-    def _padded(self, sample: Sample) -> Sample:
-        height, width = self.crop or sample.target.shape
-        h, w = sample.target.shape
-        if (h, w) == (height, width):
-            return sample
-        image = sample.image.new_empty(sample.image.shape[0], height, width)
-        place(image, sample.image, filling(image.shape[0], self.fill).to(image.dtype))
-        target = sample.target.new_empty(height, width)
-        place(target, sample.target, self.ignore_index)
-        return replace(sample, image=image, target=target)
+    def _padded(self, image: Pixels, targets: Int64[Tensor, "t h w"]) -> tuple[Tensor, Int64[Tensor, "t H W"]]:
+        size = self.crop or tuple(targets.shape[1:])
+        if size == targets.shape[1:]:
+            return image, targets
+        canvas = image.new_empty(image.shape[0], *size)
+        place(canvas, image, filling(image.shape[0], self.fill).to(image.dtype))
+        larger = targets.new_empty(targets.shape[0], *size)
+        place(larger, targets, self.ignore_index)
+        return canvas, larger
 
-    def _thinned(self, sample: Sample) -> Sample:
+    def _thinned(self, targets: Int64[Tensor, "t h w"]) -> Int64[Tensor, "t h w"]:
         if self.keep == 1:
-            return sample
-        height, width = sample.target.shape
+            return targets
+        height, width = targets.shape[1:]
         kept = torch.rand(math.ceil(height / self.cell), math.ceil(width / self.cell)) < self.keep
         rows, columns = torch.arange(height) // self.cell, torch.arange(width) // self.cell
-        return replace(sample, target=torch.where(kept[rows][:, columns], sample.target, self.ignore_index))
+        return torch.where(kept[rows][:, columns], targets, self.ignore_index)
 
 
 def recoloured(image: Pixels, brightness: float, contrast: float, saturation: float) -> Pixels:
@@ -151,10 +155,10 @@ def _window(side: int, crop: int, scale: float) -> tuple[int, int, int]:
     return int(torch.randint(side - length + 1, ())), length, crop
 
 
-def _resized_nearest(target: Int64[Tensor, "h w"], height: int, width: int) -> Int64[Tensor, "H W"]:
+def _resized_nearest(targets: Int64[Tensor, "t h w"], height: int, width: int) -> Int64[Tensor, "t H W"]:
     # torchvision resizes masks with the "nearest" whose grid lies up to half a pixel beside bilinear's.
-    rows, columns = _nearest(target.shape[0], height), _nearest(target.shape[1], width)
-    return target.index_select(0, rows).index_select(1, columns)
+    rows, columns = _nearest(targets.shape[1], height), _nearest(targets.shape[2], width)
+    return targets.index_select(1, rows).index_select(2, columns)
 
 
 def _nearest(old: int, new: int) -> Int64[Tensor, "new"]:

@@ -123,6 +123,7 @@ def check(
         study.add(split, examine(record, source.table))
         if progress:
             progress(done, len(records))
+    study.problems += _further_problems(source, records)
     return study.diagnosis()
 
 
@@ -150,7 +151,19 @@ def refuse_bad(source: DataSource, splits: Iterable[str]) -> None:
         DataError: With the first error that ``check`` would report, and how many more there are.
     """
     records = dict.fromkeys(record for split in splits for record in source.records(split))
-    refuse([problem for record in records for problem in examine(record, source.table, thorough=False).problems])
+    own = [problem for record in records for problem in examine(record, source.table, thorough=False).problems]
+    refuse([*own, *_further_problems(source, records)])
+
+
+def _further_problems(source: DataSource, records: Iterable[Record]) -> list[Problem]:
+    """Return what is wrong with the masks of further tasks."""
+    pairs = [(other, record.stem) for other in source.further.values() for record in records]
+    return [
+        problem
+        for other, stem in pairs
+        if stem in other.by_stem
+        for problem in examine(other.by_stem[stem], other.table, thorough=False).problems
+    ]
 
 
 class _Study:

@@ -21,6 +21,7 @@ def evaluate(
     data: str | Path | DataSource,
     split: str | None = None,
     *,
+    task: str | None = None,
     absent: Literal["exclude", "zero"] = "exclude",
     progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
@@ -30,17 +31,20 @@ def evaluate(
         model: A model or run folder, a network, or a predictor.
         data: A data set folder, a ``dataset.yaml``, or an opened data set.
         split: By default ``test`` where there is one, else ``val``.
+        task: Which of several tasks to score; by default the model's first, or the predictor's.
         absent: What a class counts that does not occur in the truth: see :class:`fullconv.metrics.Scores`.
         progress: Called with (done, total) after every image.
 
     Raises:
         DataError: The data set cannot be used, has no such split, or its classes are not the model's.
         ModelError: The model cannot be used.
+        UsageError: The model has no such task.
 
     Source: Long, Shelhamer & Darrell 2015, section 5.
     """
-    predictor = as_predictor(model)
+    predictor = as_predictor(model, task)
     source = data if isinstance(data, DataSource) else open_dataset(data)
+    source = source.further.get(predictor.task, source)
     split = split or default_split(source)
     _check_classes(predictor, source)
     samples = source.dataset(split)
@@ -65,11 +69,15 @@ def confusion(
     return matrix
 
 
-def as_predictor(model: Model) -> Predictor:
-    """Return a predictor for whatever stands for a model."""
+def as_predictor(model: Model, task: str | None = None) -> Predictor:
+    """Return a predictor of a task, by default the first, for whatever stands for a model.
+
+    Raises:
+        UsageError: The model has no such task.
+    """
     if isinstance(model, Predictor):
-        return model
-    return Predictor(model) if isinstance(model, FCN) else load(model)
+        return model if task in (None, model.task) else Predictor(model.model, device=model.device, task=task)
+    return Predictor(model, task=task) if isinstance(model, FCN) else load(model, task=task)
 
 
 def default_split(source: DataSource) -> str:

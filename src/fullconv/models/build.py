@@ -5,12 +5,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ..data.labels import DEFAULT_TASK
 from ..errors import UsageError
 from ..trunks import Weights
 from .config import ModelConfig
 from .fcn import FCN
-
-DEFAULT_TASK = "semantic"
 
 
 def fcn(

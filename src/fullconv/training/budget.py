@@ -10,8 +10,8 @@ from ..inference import Predictor
 from ..models import FCN
 from .config import TrainConfig
 from .feed import build_feed
-from .loop import train_step
-from .optim import build_optimiser, class_weights
+from .loop import class_pixels, task_weights, train_step
+from .optim import build_optimiser
 from .runtime import Runtime
 
 WARM_UP, MEASURED = 3, 8
@@ -32,15 +32,15 @@ def epochs_within(seconds: float, model: FCN, source: DataSource, config: TrainC
         config: How it will be trained.
     """
     start = time.monotonic()
-    weights = class_weights(source.class_pixels("train"), config.optim.balance)
     with torch.random.fork_rng():
         runtime, trial = Runtime(config.optim.precision), copy.deepcopy(model)
         runtime.prepare(trial, config.optim.batch_norm)
+        weights = task_weights(class_pixels(source), config, runtime)
         feed = build_feed(source, config, runtime.rank, runtime.ranks)
         optimiser = build_optimiser(trial, config.optim)
         times, before = [], time.monotonic()
         for batches in feed.steps(1):
-            train_step(trial, batches, optimiser, config, runtime, runtime.place(weights))
+            train_step(trial, batches, optimiser, config, runtime, weights)
             times.append(time.monotonic() - before)
             before = time.monotonic()
             if len(times) == WARM_UP + MEASURED:

@@ -1,7 +1,7 @@
 """Training: read :func:`fit` for the loop and :func:`train_step` for one step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 
 from ..data import Batch, DataSource
+from ..data.labels import DEFAULT_TASK
 from ..errors import UsageError
 from ..evaluation import confusion
 from ..files import Bands
@@ -18,7 +19,6 @@ from ..inference import Predictor
 from ..losses import Upsampling, labelled, soft_jaccard, upsampled_cross_entropy
 from ..metrics import Scores
 from ..models import FCN, ModelConfig
-from ..models.build import DEFAULT_TASK
 from .config import TrainConfig
 from .feed import Feed, build_feed
 from .interrupt import interruptible
@@ -62,19 +62,37 @@ def build_model(config: TrainConfig, source: DataSource) -> FCN:
     image = source.records("train")[0].image
     channels = image.channels()
     normalisation = NORMALISATIONS.get(section.normalisation)
+    labels = {task: part.labels for task, part in tasks(source).items()}
     options = section.model_dump(exclude={"trunk_weights", "normalisation", "init", "recompute"})
     model_config = ModelConfig(
         **options,
-        tasks={DEFAULT_TASK: source.labels.num_classes},
+        tasks={task: table.num_classes for task, table in labels.items()},
         in_channels=channels,
         bands=image.numbers or tuple(range(1, channels + 1)) if isinstance(image, Bands) else None,
         value_range=image.value_range if isinstance(image, Bands) else None,
         normalisation=normalisation if channels == 3 else channel_moments(source),
     )
-    model = FCN.from_config(model_config, section.trunk_weights, {DEFAULT_TASK: source.labels})
+    model = FCN.from_config(model_config, section.trunk_weights, labels)
     if section.recompute:
         model.trunk.save_memory()
     return model
+
+
+def tasks(source: DataSource) -> dict[str, DataSource]:
+    """Return a data set's tasks by name, that of its own masks first."""
+    return {DEFAULT_TASK: source, **source.further}
+
+
+def class_pixels(source: DataSource) -> dict[str, Int64[torch.Tensor, "_"]]:
+    """Return how many training pixels every class has, by task."""
+    return {task: part.class_pixels("train") for task, part in tasks(source).items()}
+
+
+def task_weights(
+    pixels: Mapping[str, Int64[torch.Tensor, "_"]], config: TrainConfig, runtime: Runtime
+) -> dict[str, Float[torch.Tensor, "_"]]:
+    """Return what a pixel of each class counts in the loss, by task."""
+    return {task: runtime.place(class_weights(counts, config.optim.balance)) for task, counts in pixels.items()}
 
 
 def channel_moments(source: DataSource, most: int = 256) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -97,8 +115,8 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
     clock, runtime = Clock(), Runtime(config.optim.precision)
     runtime.prepare(model, config.optim.batch_norm)
     feed = build_feed(source, config, runtime.rank, runtime.ranks)
-    pixels = source.class_pixels("train")
-    weights = runtime.place(class_weights(pixels, config.optim.balance))
+    pixels = class_pixels(source)
+    weights = task_weights(pixels, config, runtime)
     state = TrainState(model, config, feed.steps_an_epoch, feed.epochs)
     if checkpoint := log.checkpoints.latest():
         state.restore(checkpoint)
@@ -106,7 +124,9 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
     runtime.wait()
     log.rewrite(state.records)
     progress = TrainingProgress(state.steps, done=state.step, quiet=quiet or not log.writes)
-    progress.say(*describe(model, source, feed, config, runtime), *never_seen(pixels, source.labels.names))
+    progress.say(*describe(model, source, feed, config, runtime))
+    for task, part in tasks(source).items():
+        progress.say(*never_seen(pixels[task], part.labels.names))
     with progress.running(), interruptible() as interrupt:
         while state.epoch <= feed.epochs:
             for batches in feed.steps(state.epoch, len(state.losses)):
@@ -168,7 +188,7 @@ def train_step(
     optimiser: torch.optim.Optimizer,
     config: TrainConfig,
     runtime: Runtime,
-    class_weights: Float[torch.Tensor, "k"],
+    class_weights: Mapping[str, Float[torch.Tensor, "_"]],
 ) -> float:
     """Take one step on one or more batches, as if they were one, and return its loss.
 
@@ -205,30 +225,36 @@ def accumulate_gradients(
     batches: Sequence[Batch],
     config: TrainConfig,
     runtime: Runtime,
-    class_weights: Float[torch.Tensor, "k"],
+    class_weights: Mapping[str, Float[torch.Tensor, "_"]],
 ) -> float:
-    """Add to the gradients those of the batches' loss, and return it: summed, or divided by all pixels of the step."""
-    optim = config.optim
-    counts = [labelled(batch.targets, batch.ignore_index, class_weights.cpu()) for batch in batches]
-    pixels = runtime.total(sum(counts)) if optim.loss == "mean" else 1.0
+    """Add the gradients of the loss, and return it: of all tasks, each summed or divided by its pixels in the step."""
+    optim, pixels = config.optim, dict.fromkeys(class_weights, 1.0)
+    if optim.loss == "mean":
+        for task, weights in class_weights.items():
+            counts = [labelled(batch.of_task(task), batch.ignore_index, weights.cpu()) for batch in batches]
+            pixels[task] = max(1e-12, runtime.total(sum(counts)))
     images = runtime.total(float(sum(len(batch.stems) for batch in batches)))
     losses = []
     for batch in batches:
-        target = runtime.place(batch.targets)
         with runtime.autocast():
-            scores, upsampling = model.coarse(runtime.place(batch.images))[DEFAULT_TASK]
-        loss = upsampled_cross_entropy(
-            scores.float(),
-            upsampling,
-            target,
-            ignore_index=batch.ignore_index,
-            reduction="sum",
-            label_smoothing=optim.label_smoothing,
-            class_weights=class_weights,
-        ) / max(pixels, 1e-12)
-        if optim.jaccard:
-            share = optim.jaccard * len(batch.stems) / images
-            loss = loss + share * jaccard_of_some(scores.float(), upsampling, target, batch.ignore_index)
+            outputs = model.coarse(runtime.place(batch.images))
+        parts = []
+        for task, (scores, upsampling) in outputs.items():
+            target, scores = runtime.place(batch.of_task(task)), scores.float()
+            cross_entropy = upsampled_cross_entropy(
+                scores,
+                upsampling,
+                target,
+                ignore_index=batch.ignore_index,
+                reduction="sum",
+                label_smoothing=optim.label_smoothing,
+                class_weights=class_weights[task],
+            )
+            parts.append(cross_entropy / pixels[task])
+            if optim.jaccard:
+                share = optim.jaccard * len(batch.stems) / images
+                parts.append(share * jaccard_of_some(scores, upsampling, target, batch.ignore_index))
+        loss = torch.stack(parts).sum()
         check_finite(loss, batch.stems)
         with kept_statistics(model) if config.model.recompute else nullcontext():
             loss.backward()  # type: ignore[no-untyped-call]

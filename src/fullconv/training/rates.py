@@ -11,8 +11,8 @@ from ..errors import FullconvError, UsageError
 from ..files.atomic import write_atomically
 from .config import TrainConfig, load_config, named_settings
 from .feed import Feed, build_feed
-from .loop import train_step
-from .optim import build_optimiser, class_weights
+from .loop import class_pixels, task_weights, train_step
+from .optim import build_optimiser
 from .run import opened
 from .runlog import RunLog
 from .runtime import Runtime
@@ -81,7 +81,7 @@ def range_test(source: DataSource, config: TrainConfig, log: RunLog, steps: int)
     """Return the losses of steps at growing rates, up to where the loss explodes."""
     model, runtime = started(source, config, log), Runtime(config.optim.precision)
     runtime.prepare(model, config.optim.batch_norm)
-    weights = runtime.place(class_weights(source.class_pixels("train"), config.optim.balance))
+    weights = task_weights(class_pixels(source), config, runtime)
     optimiser = build_optimiser(model, config.optim)
     own = [group["lr"] for group in optimiser.param_groups]
     rates, losses, smoothed = list[float](), list[float](), list[float]()

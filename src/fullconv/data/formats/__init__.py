@@ -109,7 +109,31 @@ def _open(root: Path, description: Description, where: Path | None, format: str 
     entries = _entries(contents, splits, strict)
     table = ClassTable.of(entries, contents.where, contents.ignore_index, contents.label_map)
     complete = description.completed(name, entries, contents.ignore_index, contents.label_map)
-    return DataSource(root, name, splits, table, (*contents.problems, *_learned(contents, table, splits)), complete)
+    problems = (*contents.problems, *_learned(contents, table, splits))
+    source = DataSource(root, name, splits, table, problems, complete)
+    return _with_tasks(source, description, where, strict) if description.tasks else source
+
+
+def _with_tasks(source: DataSource, description: Description, where: Path | None, strict: bool) -> DataSource:
+    """Return a source with the further tasks that are described."""
+    further, problems = dict[str, DataSource](), list[Problem]()
+    layout = "geotiff" if source.format == "geotiff" else "folder"
+    for task in description.tasks:
+        other = _open(source.root, description.of_task(task), where, layout, strict)
+        if other.labels.ignore_index != source.labels.ignore_index:
+            raise DataError(
+                f"{where}: task {task!r} ignores id {other.labels.ignore_index}, the data set's own masks "
+                f"{source.labels.ignore_index}; give both fewer than 256 classes"
+            )
+        problems += other.problems
+        for record in source.by_stem.values():
+            if record.stem not in other.by_stem:
+                seen, remedy = f"has no mask of the task {task!r}", "add it, or take the image off the lists"
+                problems.append(Problem("missing_mask", (record.image.path,), seen, remedy))
+        further[task] = other
+    if strict:
+        refuse(problems)
+    return replace(source, further=further, problems=(*source.problems, *problems))
 
 
 def _recognised(root: Path, description: Description) -> str:
