@@ -26,6 +26,8 @@ def test_what_is_written_is_read(tmp_path):
         checkpoints.write(checkpoint(step))
         assert same(checkpoints.latest(), checkpoint(step))
     assert len(list((tmp_path / "checkpoints").iterdir())) == KEPT
+    (tmp_path / "checkpoints" / ".000000200-1a2b3c4d.ckpt").write_bytes(b"half")
+    assert same(checkpoints.latest(), checkpoint(100))
     checkpoints.remove()
     assert not (tmp_path / "checkpoints").exists()
 

@@ -69,8 +69,8 @@ class Checkpoints:
         return None
 
     def remove(self) -> None:
-        """Remove them all: the run is finished."""
-        for path in self._paths():
+        """Remove them all, also what a killed process left half-written: the run is finished."""
+        for path in self.folder.glob("*.ckpt"):
             path.unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()

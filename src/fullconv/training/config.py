@@ -107,6 +107,7 @@ class TrainConfig(_Section):
         stages: Settings that differ from one stage to the next, such as ``{"model.finest_stride": 16}``: every stage
             starts from the weights of the one before.
         checkpoint_minutes: How often the state is saved from which ``--resume`` goes on; 0 after every step.
+        tensorboard: Also write what TensorBoard reads (extra ``tensorboard``).
     """
 
     recipe: str = "modern"
@@ -115,6 +116,7 @@ class TrainConfig(_Section):
     seed: Annotated[int, Field(ge=0)] = 0
     minutes: PositiveReal | None = None
     checkpoint_minutes: Annotated[float, Field(ge=0)] = 5.0
+    tensorboard: bool = False
     stages: tuple[dict[str, Any], ...] = ()
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()

@@ -20,6 +20,7 @@ from ..losses import Upsampling, labelled, soft_jaccard, upsampled_cross_entropy
 from ..metrics import Scores
 from ..models import FCN, ModelConfig
 from .config import TrainConfig
+from .events import Events
 from .feed import Feed, build_feed
 from .interrupt import interruptible
 from .optim import check_finite, class_weights, kept_statistics, set_training
@@ -123,6 +124,7 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
         clock.past = state.seconds
     runtime.wait()
     log.rewrite(state.records)
+    events = Events(log.folder, state.epoch) if config.tensorboard and log.writes else None
     progress = TrainingProgress(state.steps, done=state.step, quiet=quiet or not log.writes)
     progress.say(*describe(model, source, feed, config, runtime))
     for task, part in tasks(source).items():
@@ -139,6 +141,8 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
                 interrupt.stop_if_asked(log.run)
             end_epoch(state, source, feed, log, clock, runtime)
             progress.say(*describe_epoch(state.records[-1], feed.epochs))
+            if events:
+                show_epoch(events, state, source, runtime)
     if state.best is None:
         log.save(state.average.model, "best")
     scores = None if state.best is None else Scores.from_confusion(state.best, source.labels.names)
@@ -163,6 +167,14 @@ def end_epoch(state: TrainState, source: DataSource, feed: Feed, log: RunLog, cl
         record["warnings"] = warnings
     state.close_epoch(record)
     log.rewrite(state.records)
+
+
+def show_epoch(events: Events, state: TrainState, source: DataSource, runtime: Runtime) -> None:
+    """Write the epoch that was just closed for TensorBoard."""
+    record = state.records[-1]
+    events.write(record, [group["lr"] for group in state.optimiser.param_groups])
+    if "mean_iu" in record:
+        events.show(Predictor(state.average.model, device=runtime.device), source, record["epoch"])
 
 
 def epoch_record(

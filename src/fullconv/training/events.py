@@ -1,0 +1,49 @@
+"""TensorBoard: the numbers of ``log.jsonl`` as curves, and pictures of predictions (extra ``tensorboard``)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data import DataSource
+from ..errors import UsageError
+from ..evaluation import panel
+from ..inference import Predictor
+
+FOLDER, PICTURES = "tensorboard", 4
+
+
+class Events:
+    """Writes what TensorBoard reads.
+
+    Args:
+        run: The run folder; the events lie in ``tensorboard/`` inside it.
+        epoch: The first epoch that will be written: later ones, of a process that was killed, are taken back.
+
+    Raises:
+        UsageError: TensorBoard is not installed.
+    """
+
+    def __init__(self, run: Path, epoch: int) -> None:
+        try:
+            from torch.utils.tensorboard.writer import SummaryWriter
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                "tensorboard is not installed: pip install 'fullconv[tensorboard]', or leave tensorboard=true out"
+            ) from error
+        self._writer: Any = SummaryWriter(run / FOLDER, purge_step=epoch)
+
+    def write(self, record: dict[str, Any], rates: Sequence[float]) -> None:
+        """Write an epoch's line of the log, and the highest learning rate."""
+        numbers = {name: value for name, value in record.items() if isinstance(value, float)} | {"rate": max(rates)}
+        for name, value in numbers.items():
+            self._writer.add_scalar(name, value, record["epoch"])
+        self._writer.flush()
+
+    def show(self, predictor: Predictor, source: DataSource, epoch: int) -> None:
+        """Write image | truth | prediction | errors of a few validation images."""
+        samples = source.dataset("val")
+        for index in range(0, len(samples), max(1, len(samples) // PICTURES))[:PICTURES]:
+            picture = np.asarray(panel(samples[index], predictor))
+            self._writer.add_image(samples[index].stem, picture, epoch, dataformats="HWC")

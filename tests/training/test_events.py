@@ -1,0 +1,48 @@
+"""What TensorBoard is given is what the log says."""
+
+import builtins
+import json
+
+import pytest
+
+from fullconv import train
+from fullconv.data import write_shapes
+from fullconv.errors import UsageError
+
+SETTINGS = {"model.trunk": "small", "model.context": "none", "data.crop": 32, "evaluations": 2, "tensorboard": True}
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shapes")
+    write_shapes(folder, count=12, sizes=(40, 48))
+    return folder
+
+
+def test_curves_and_pictures(shapes, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="needs an extra")
+    train(shapes, tmp_path / "run", settings=SETTINGS, epochs=3, quiet=True)
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    for name in ("loss", "mean_iu"):
+        curve = [(event.step, event.value) for event in events.Scalars(name)]
+        expected = [(line["epoch"], line[name]) for line in lines if name in line]
+        assert [step for step, _ in curve] == [step for step, _ in expected]
+        assert [value for _, value in curve] == pytest.approx([value for _, value in expected])
+    assert len(events.Scalars("rate")) == 3
+    picture = events.Images(events.Tags()["images"][0])[-1]
+    assert picture.step == 3 and picture.width > 4 * 40
+
+
+def test_without_the_package_nothing_is_trained(shapes, tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *rest):
+        if name.startswith("torch.utils.tensorboard"):
+            raise ModuleNotFoundError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(UsageError, match=r"pip install 'fullconv\[tensorboard\]'"):
+        train(shapes, tmp_path / "run", settings=SETTINGS, epochs=1, quiet=True)
+    assert not (tmp_path / "run" / "last").exists()
