@@ -270,3 +270,22 @@ def test_a_hand_made_network_predicts_but_is_not_saved(tmp_path):
     assert model.eval()(torch.zeros(1, 3, 9, 9)).shape == (1, 2, 9, 9)
     with pytest.raises(UsageError, match="put together by hand"):
         model.save_pretrained(tmp_path)
+
+
+def test_global_context_is_a_bias_of_the_whole_image(tmp_path):
+    torch.manual_seed(0)
+    plain = fcn8s("small", num_classes=4, context="none").eval()
+    model = fcn8s("small", num_classes=4, context="none", global_context=8).eval()
+    model.load_state_dict(plain.state_dict(), strict=False)
+    image = torch.rand(2, 3, 170, 150) * 255
+    assert torch.equal(model(image), plain(image)), "it starts at zero"
+    head = model.heads["semantic"]
+    torch.nn.init.normal_(head.scene[2].weight)
+    bias = head.scene(model.features(image)[head.tap_names[0]].mean((2, 3), keepdim=True))
+    assert bias.abs().max() > 1e-3 and bias.shape == (2, 4, 1, 1)
+    # Away from the borders, at which upsampled scores fade.
+    inside = (..., slice(48, -48), slice(48, -48))
+    difference = (model(image) - plain(image))[inside]
+    torch.testing.assert_close(difference, bias.expand_as(difference), rtol=1e-4, atol=1e-5)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(FCN.from_pretrained(tmp_path)(image), model(image))

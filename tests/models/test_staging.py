@@ -47,6 +47,17 @@ def test_scores_go_to_the_class_of_the_same_name(tmp_path, learnable):
             assert torch.equal(tensor, torch.stack([before[name][0], theirs[2], theirs[0]])), name
 
 
+def test_the_scene_goes_over_whole_and_its_scores_by_class(tmp_path):
+    old = network(["sky", "sea", "land"], global_context=3)
+    old.save_pretrained(tmp_path)
+    new = fcn8s("small", num_classes=3, context="none", global_context=3)
+    new.labels["semantic"] = LabelSet.of(["land", "tree", "sky"])
+    start_from(new, tmp_path)
+    mine, theirs = new.heads["semantic"].scene, old.heads["semantic"].scene
+    assert torch.equal(mine[0].weight, theirs[0].weight)
+    assert torch.equal(mine[2].weight[[0, 2]], theirs[2].weight[[2, 0]]) and not mine[2].weight[1].any()
+
+
 def test_another_number_of_classes(tmp_path):
     network(["sky", "sea"]).save_pretrained(tmp_path)
     new = fcn8s("small", num_classes=5, context="none")

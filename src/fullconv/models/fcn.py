@@ -140,4 +140,5 @@ def _head(config: ModelConfig, trunk: Trunk, num_classes: int) -> SkipHead:
         padding=config.padding,
         scales=[SKIP_SCALES.get(tap.stride, 1.0) for tap in taps] if config.scaled_skips else None,
         learnable_upsampling=config.learnable_upsampling,
+        global_context=config.global_context,
     )

@@ -12,6 +12,9 @@ from ..nn.bilinear import BilinearUpsample
 from ..nn.cropping import Size, crop_to
 from ..trunks import Padding, Tap
 
+SCENE = "scene.0."
+"""In the names of what in a head does not depend on its classes."""
+
 
 class SkipHead(nn.Module):
     """Scores for one task at full resolution: FCN-32s with one tap, 16s with two, 8s with three.
@@ -24,11 +27,13 @@ class SkipHead(nn.Module):
         padding: With ``"same"``, the transposed convolutions' own padding replaces crops where it can.
         scales: A fixed factor for each tap before its score layer (FCN-8s at once: 1, 0.01, 0.0001).
         learnable_upsampling: Train the bilinear kernels as well.
+        global_context: Hidden width of a bias for every class from the mean of the coarsest tap; 0 for none.
 
     Raises:
         GeometryError: The taps cannot be aligned with whole crops, or do not cover the image.
 
-    Source: Long, Shelhamer & Darrell 2015, section 4.2.
+    Source: Long, Shelhamer & Darrell 2015, section 4.2; Liu, Rabinovich & Berg 2015, "ParseNet: Looking Wider to See
+        Better", for the global context.
     """
 
     def __init__(
@@ -39,6 +44,7 @@ class SkipHead(nn.Module):
         padding: Padding = "same",
         scales: Sequence[float] | None = None,
         learnable_upsampling: bool = False,
+        global_context: int = 0,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -46,6 +52,7 @@ class SkipHead(nn.Module):
         self.scales = list(scales) if scales else [1.0] * len(taps)
         self.ladder = _common_ladder(taps, padding)
         self.score = nn.ModuleDict({tap.name: _zero_score(tap.channels, num_classes) for tap in taps})
+        self.scene = _scene_score(taps[0].channels, global_context, num_classes) if global_context else None
         self.upscore = nn.ModuleList(
             BilinearUpsample(
                 num_classes,
@@ -69,6 +76,8 @@ class SkipHead(nn.Module):
             for name, scale in zip(self.tap_names, self.scales, strict=True)
         ]
         fused: Tensor = scores[0]
+        if self.scene is not None:
+            fused = fused + self.scene(features[self.tap_names[0]].mean((2, 3), keepdim=True))
         for rung, upsample, skip in zip(self.ladder.rungs[:-1], self.upscore[:-1], scores[1:], strict=True):
             upscore, crop = upsample(fused), (rung.crop, rung.crop)
             if rung.cropped == "skip":
@@ -94,6 +103,11 @@ def _zero_score(channels: int, num_classes: int) -> nn.Conv2d:
     nn.init.zeros_(score.weight)
     nn.init.zeros_(score.bias)  # type: ignore[arg-type]
     return score
+
+
+def _scene_score(channels: int, width: int, num_classes: int) -> nn.Sequential:
+    """Return layers from the mean feature of an image to a bias for every class, at first zero."""
+    return nn.Sequential(nn.Conv2d(channels, width, 1), nn.ReLU(), _zero_score(width, num_classes))
 
 
 def _common_ladder(taps: Sequence[Tap], padding: Padding) -> Ladder:

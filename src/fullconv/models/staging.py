@@ -9,6 +9,7 @@ from ..data.labels import LabelSet
 from ..errors import ModelError
 from ..nn.transplant import TransplantReport, transplant
 from .fcn import FCN
+from .heads import SCENE
 
 TRUNK, HEADS = "trunk.body.", "heads."
 
@@ -40,7 +41,9 @@ def start_from(model: FCN, folder: str | Path) -> TransplantReport:
     for name in [name for name in state if name.startswith(HEADS)]:
         task = name.removeprefix(HEADS).partition(".")[0]
         tensor = state.pop(name)
-        if name in ours and tensor.shape[1:] == ours[name].shape[1:]:
+        if SCENE in name and _shape(ours, name) == tensor.shape:
+            state[name] = tensor
+        elif name in ours and tensor.shape[1:] == ours[name].shape[1:] and SCENE not in name:
             state[name] = _by_class(tensor, ours[name], saved.labels[task], model.labels[task])
     return transplant(state, model)
 

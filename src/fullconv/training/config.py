@@ -41,6 +41,7 @@ class ModelSection(_Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     scaled_skips: bool = False
     learnable_upsampling: bool = False
+    global_context: Annotated[int, Field(ge=0)] = 0
     normalisation: Literal["trunk", "imagenet", "caffe", "half"] = "trunk"
 
 
