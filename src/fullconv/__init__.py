@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .doctor import Diagnosis, check
     from .errors import DataError, FullconvError, GeometryError, ModelError, UsageError
     from .evaluation import evaluate
-    from .inference import Prediction, Predictor, load
+    from .inference import Prediction, Predictor, Views, load
     from .metrics import Scores, confusion_matrix
     from .models import FCN, fcn, fcn4s, fcn8s, fcn8s_at_once, fcn16s, fcn32s
     from .nn.bilinear import BilinearUpsample, bilinear_kernel
@@ -28,7 +28,7 @@ _HOMES = {
     "doctor": ("Diagnosis", "check"),
     "errors": ("DataError", "FullconvError", "GeometryError", "ModelError", "UsageError"),
     "evaluation": ("evaluate",),
-    "inference": ("Prediction", "Predictor", "load"),
+    "inference": ("Prediction", "Predictor", "Views", "load"),
     "metrics": ("Scores", "confusion_matrix"),
     "models": ("FCN", "fcn", "fcn16s", "fcn32s", "fcn4s", "fcn8s", "fcn8s_at_once"),
     "nn.bilinear": ("BilinearUpsample", "bilinear_kernel"),
@@ -53,6 +53,7 @@ __all__ = [
     "Predictor",
     "Scores",
     "UsageError",
+    "Views",
     "bilinear_kernel",
     "check",
     "confusion_matrix",

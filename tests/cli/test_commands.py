@@ -7,8 +7,10 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from fullconv import FCN
 from fullconv.data.generated import write_shapes
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
@@ -113,6 +115,24 @@ def test_evaluate_prints_a_table_and_json(shapes):
     keys = {"pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu", "per_class"}
     assert keys <= set(scores)
     assert [row["name"] for row in scores["per_class"]][:2] == ["background", "disc"]
+
+
+def test_views_change_scores_and_predictions(shapes, tmp_path):
+    """A network whose scores are noise, which every view sees differently."""
+    network, data = FCN.from_pretrained(shapes / "run" / "best"), shapes / "data"
+    for score in network.heads["semantic"].score.values():
+        torch.nn.init.normal_(score.weight)
+    network.save_pretrained(tmp_path / "noise")
+    image = next((data / "images").iterdir())
+    scores, labels = [], []
+    for views in ((), ("--scales", "0.5,1,1.5", "--mirror")):
+        scores.append(json.loads(run("evaluate", tmp_path / "noise", data, "--json", *views).stdout)["mean_iu"])
+        run("predict", tmp_path / "noise", image, "--out", tmp_path / "out", *views)
+        labels.append((tmp_path / "out" / f"{image.stem}.png").read_bytes())
+    assert scores[0] != scores[1]
+    assert labels[0] != labels[1]
+    for wrong in ("big", "0", ""):
+        assert "0.75,1,1.25" in run("evaluate", tmp_path / "noise", data, "--scales", wrong, code=2).stderr
 
 
 def test_predict_writes_labels_and_overlays_and_skips_what_it_cannot_read(shapes, tmp_path):

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .options import DataPath, Json, ModelPath, Task, print_json, print_scores
+from .options import DataPath, Json, Mirror, ModelPath, Scales, Task, print_json, print_scores, views
 
 
 def evaluate(
@@ -12,12 +12,14 @@ def evaluate(
     data: DataPath,
     split: Annotated[str | None, typer.Option(help="Split to score: by default test, else val.")] = None,
     task: Task = None,
+    scales: Scales = "1",
+    mirror: Mirror = False,
     as_json: Json = False,
 ) -> None:
     """Score a model: pixel accuracy, mean accuracy, mean IU, frequency-weighted IU, and every class."""
     from ..evaluation import evaluate as run
 
-    scores = run(model, data, split, task=task)
+    scores = run(model, data, split, task=task, views=views(scales, mirror))
     if as_json:
         print_json(scores.to_dict())
     else:

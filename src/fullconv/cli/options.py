@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from ..inference import Views
     from ..metrics import Scores
 
 _DATA = typer.Argument(metavar="DATA", help="A data set folder (images/ + masks/) or a dataset.yaml.")
@@ -16,7 +17,21 @@ DataPath = Annotated[Path, _DATA]
 OptionalDataPath = Annotated[Path | None, _DATA]
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or a run folder (its best model).")]
 Task = Annotated[str | None, typer.Option(help="Which task of a model of several; by default its first.")]
+Scales = Annotated[str, typer.Option(metavar="F,F,…", help="Predict the image at these scales, and average.")]
+Mirror = Annotated[bool, typer.Option("--mirror", help="Also predict its mirror image, and average.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+
+
+def views(scales: str, mirror: bool) -> "Views":
+    """Return what ``--scales`` and ``--mirror`` ask for."""
+    from ..errors import UsageError
+    from ..inference import Views
+
+    try:
+        factors = tuple(float(scale) for scale in scales.split(","))
+    except ValueError as error:
+        raise UsageError(f"--scales {scales}: give numbers and commas, such as --scales 0.75,1,1.25") from error
+    return Views(factors, mirror)
 
 
 def print_json(record: Mapping[str, Any]) -> None:

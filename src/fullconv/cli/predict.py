@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import DataError, UsageError
-from .options import ModelPath, Task
+from .options import Mirror, ModelPath, Scales, Task, views
 
 SKIPPED_SOME = 5
 
@@ -21,6 +21,8 @@ def predict(
         Path, typer.Option("--out", metavar="DIR", help="Folder for NAME.png (labels) and NAME_overlay.png.")
     ],
     task: Task = None,
+    scales: Scales = "1",
+    mirror: Mirror = False,
 ) -> None:
     """Predict every pixel of images; unreadable ones are named and skipped (exit code 5)."""
     from ..inference import load
@@ -28,7 +30,7 @@ def predict(
 
     paths = _image_files(images)
     _check_names(paths)
-    predictor = load(model, task=task)
+    predictor = load(model, task=task, views=views(scales, mirror))
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -8,7 +8,7 @@ import torch
 
 from ..data import DataSource, Sample, open_dataset
 from ..errors import DataError
-from ..inference import Predictor, load
+from ..inference import Predictor, Views, load
 from ..metrics import Scores, confusion_matrix
 from ..models import FCN
 
@@ -22,6 +22,7 @@ def evaluate(
     split: str | None = None,
     *,
     task: str | None = None,
+    views: Views | None = None,
     absent: Literal["exclude", "zero"] = "exclude",
     progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
@@ -32,6 +33,7 @@ def evaluate(
         data: A data set folder, a ``dataset.yaml``, or an opened data set.
         split: By default ``test`` where there is one, else ``val``.
         task: Which of several tasks to score; by default the model's first, or the predictor's.
+        views: Versions of every image to predict and average; by default the image alone, or the predictor's.
         absent: What a class counts that does not occur in the truth: see :class:`fullconv.metrics.Scores`.
         progress: Called with (done, total) after every image.
 
@@ -42,7 +44,7 @@ def evaluate(
 
     Source: Long, Shelhamer & Darrell 2015, section 5.
     """
-    predictor = as_predictor(model, task)
+    predictor = as_predictor(model, task, views)
     source = data if isinstance(data, DataSource) else open_dataset(data)
     source = source.further.get(predictor.task, source)
     split = split or default_split(source)
@@ -69,15 +71,17 @@ def confusion(
     return matrix
 
 
-def as_predictor(model: Model, task: str | None = None) -> Predictor:
+def as_predictor(model: Model, task: str | None = None, views: Views | None = None) -> Predictor:
     """Return a predictor of a task, by default the first, for whatever stands for a model.
 
     Raises:
         UsageError: The model has no such task.
     """
     if isinstance(model, Predictor):
-        return model if task in (None, model.task) else Predictor(model.model, device=model.device, task=task)
-    return Predictor(model, task=task) if isinstance(model, FCN) else load(model, task=task)
+        task, views = task or model.task, views or model.views
+        same = (task, views) == (model.task, model.views)
+        return model if same else Predictor(model.model, device=model.device, task=task, views=views)
+    return Predictor(model, task=task, views=views) if isinstance(model, FCN) else load(model, task=task, views=views)
 
 
 def default_split(source: DataSource) -> str:

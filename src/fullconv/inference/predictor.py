@@ -12,6 +12,7 @@ from ..files.images import read_image, to_rgb
 from ..files.pictures import Bands, Pixels, as_colours
 from ..models import FCN
 from .prediction import Prediction
+from .views import Views
 
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 
@@ -23,17 +24,26 @@ class Predictor:
         model: The network; it is put into evaluation mode.
         device: Where to run it; by default the first GPU, else the CPU.
         task: Which task to predict; by default the first.
+        views: Scaled and mirrored versions of an image to predict and average; by default the image alone.
 
     Raises:
         UsageError: The network has no such task.
     """
 
-    def __init__(self, model: FCN, *, device: str | torch.device | None = None, task: str | None = None) -> None:
+    def __init__(
+        self,
+        model: FCN,
+        *,
+        device: str | torch.device | None = None,
+        task: str | None = None,
+        views: Views | None = None,
+    ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.eval().to(self.device)
         self.task = task or next(iter(model.heads))
         if self.task not in model.heads:
             raise UsageError(f"the model has no task {self.task!r}; it has {', '.join(model.heads)}")
+        self.views = views or Views()
         self.label_set = model.labels[self.task]
         self.channels = self.model.mean.shape[1]
 
@@ -70,33 +80,39 @@ class Predictor:
 
     def labels(self, image: Tensor) -> Tensor:
         """Return the class ids h×w of an image c×h×w, 0–255: what evaluation needs, and no more."""
-        return self._logits(image).argmax(0)
+        return self._scores(image).argmax(0)
 
     def _run(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self._logits(image)
-        best, labels = logits.max(0)
-        confidence = torch.exp(best - torch.logsumexp(logits, 0))
+        scores = self._scores(image)
+        best, labels = scores.max(0)
+        confidence = torch.exp(best - torch.logsumexp(scores, 0))
         small = torch.uint8 if self.label_set.num_classes <= 256 else torch.int16
         return labels.to(small), confidence.clamp_(0, 1)
 
     @torch.inference_mode()
-    def _logits(self, image: Tensor) -> Tensor:
+    def _scores(self, image: Tensor) -> Tensor:
         batch = image[None].to(self.device).float()
         if self.channels == 1:
             batch = batch.mean(1, keepdim=True)
         elif self.channels != batch.shape[1]:
             raise UsageError(f"the model takes {self.channels} channels, the image has {batch.shape[1]}")
-        return self.model.logits(batch)[self.task][0]
+        return self.views.scores(lambda view: self.model.logits(view)[self.task], batch)[0]
 
 
-def load(path: str | Path, *, device: str | torch.device | None = None, task: str | None = None) -> Predictor:
-    """Return a predictor for a model folder, or for a run folder (its ``best``).
+def load(
+    path: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    task: str | None = None,
+    views: Views | None = None,
+) -> Predictor:
+    """Return a predictor for a model folder, or for a run folder (its ``best``); options as for :class:`Predictor`.
 
     Raises:
         ModelError: There is no usable model; the message names the file.
         UsageError: The model has no such task.
     """
-    return Predictor(FCN.from_pretrained(model_folder(path)), device=device, task=task)
+    return Predictor(FCN.from_pretrained(model_folder(path)), device=device, task=task, views=views)
 
 
 def model_folder(path: str | Path) -> Path:
