@@ -68,11 +68,19 @@ def weights(run):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("batch_norm", "batch", "accumulate"), [("frozen", 2, 2), ("frozen", 4, 1), ("synchronised", 4, 1)]
+    ("batch_norm", "batch", "accumulate", "more"),
+    [
+        ("frozen", 2, 2, {}),
+        ("frozen", 4, 1, {}),
+        ("synchronised", 4, 1, {}),
+        ("frozen", 4, 1, {"optim.sharded": True, "optim.clip": 0.5}),
+        ("frozen", 2, 2, {"optim.sharded": True, "optim.average": 0.9}),
+    ],
 )
-def test_two_ranks_equal_one(shapes, tmp_path, launched, batch_norm, batch, accumulate):
+def test_two_ranks_equal_one(shapes, tmp_path, launched, batch_norm, batch, accumulate, more):
     """20 steps; with accumulation each rank takes one of the two batches, else half of the one."""
     settings = SETTINGS | {
+        **more,
         "optim.batch_norm": batch_norm,
         "data.batch_size": batch,
         "data.accumulate": accumulate,
@@ -93,8 +101,9 @@ def test_two_ranks_equal_one(shapes, tmp_path, launched, batch_norm, batch, accu
 
 
 @pytest.mark.slow
-def test_a_killed_rank_is_started_again_and_ends_equal(shapes, tmp_path, launched):
-    settings = SETTINGS | {"data.batch_size": 4, "checkpoint_minutes": 0, "model.dropout": 0.3}
+@pytest.mark.parametrize("more", [{}, {"optim.sharded": True, "optim.optimiser": "adamw", "optim.average": 0.9}])
+def test_a_killed_rank_is_started_again_and_ends_equal(shapes, tmp_path, launched, more):
+    settings = SETTINGS | {"data.batch_size": 4, "checkpoint_minutes": 0, "model.dropout": 0.3, **more}
     whole = launched(shapes, tmp_path / "whole", settings)
     assert whole.wait(150) == 0
     process = launched(shapes, tmp_path / "run", settings, "--max-restarts", "2", "--monitor-interval", "1")

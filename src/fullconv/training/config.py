@@ -75,7 +75,8 @@ class OptimSection(_Section):
     the weight of :func:`fullconv.losses.soft_jaccard` of every batch, which is added to the cross-entropy. The trunk
     learns at ``trunk_rate`` times the rate (0 freezes it), and each of its layers at ``layer_decay`` times that of the
     next. ``batch_norm: frozen`` normalises with the running statistics, which then stay as they are;
-    ``synchronised``, where several processes train, with those of all their batches together.
+    ``synchronised``, where several processes train, with those of all their batches together. ``sharded`` leaves each
+    of these processes only its share of the weights and of the optimiser's state.
     """
 
     optimiser: Literal["adamw", "sgd"] = "adamw"
@@ -94,6 +95,7 @@ class OptimSection(_Section):
     jaccard: Annotated[float, Field(ge=0)] = 0.0
     clip: Annotated[float, Field(ge=0)] = 0.0
     average: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    sharded: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
 
 

@@ -118,7 +118,7 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
     feed = build_feed(source, config, runtime.rank, runtime.ranks)
     pixels = class_pixels(source)
     weights = task_weights(pixels, config, runtime)
-    state = TrainState(model, config, feed.steps_an_epoch, feed.epochs)
+    state = TrainState(model, config, feed.steps_an_epoch, feed.epochs, runtime)
     if checkpoint := log.checkpoints.latest():
         state.restore(checkpoint)
         clock.past = state.seconds
@@ -136,7 +136,7 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
                 state.advance(train_step(model, batches, state.optimiser, config, runtime, weights))
                 progress.step(state, feed.batches.step, runtime.memory())
                 interrupt.number = runtime.largest(interrupt.number)
-                if interrupt.number or clock.due(config.checkpoint_minutes):
+                if interrupt.number or runtime.largest(clock.due(config.checkpoint_minutes)):
                     log.write_checkpoint(state.checkpoint(clock.seconds))
                 interrupt.stop_if_asked(log.run)
             end_epoch(state, source, feed, log, clock, runtime)

@@ -13,6 +13,7 @@ from torch import nn
 from ..errors import FullconvError
 from ..models import FCN
 from .config import OptimSection
+from .runtime import whole
 
 BODY = "trunk.body."
 
@@ -140,24 +141,25 @@ class WeightAverage:
     Args:
         model: The network that is trained.
         decay: Weight of the past at each step, 0–1; 0 gives the network's own weights.
+        apart: Keep a network of its own even then: the other's weights will be shared out among ranks.
     """
 
-    def __init__(self, model: FCN, decay: float) -> None:
+    def __init__(self, model: FCN, decay: float, *, apart: bool = False) -> None:
         self.decay = decay
         self.steps = 0
-        self.model = model if decay == 0 else copy.deepcopy(model).requires_grad_(False)
+        self.model = copy.deepcopy(model).requires_grad_(False) if decay or apart else model
         self._source = model
 
     @torch.no_grad()
     def update(self) -> None:
         """Take in the network's weights after a step."""
-        if self.decay == 0:
+        if self.model is self._source:
             return
         self.steps += 1
         weight = 1 - min(self.decay, self.steps / (self.steps + 9))
         for mine, theirs in self._pairs():
             if mine.is_floating_point():
-                mine.lerp_(theirs, weight)
+                mine.lerp_(whole(theirs), weight)
             else:
                 mine.copy_(theirs)
 

@@ -5,7 +5,7 @@ import functools
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -20,7 +20,8 @@ from ..errors import FullconvError
 class Runtime:
     """Where and in which precision a network trains; under ``torchrun``, one of several processes (ranks).
 
-    Every rank holds the whole network, takes its share of each step's images, and adds its gradients to the others'.
+    Every rank holds the whole network (or, once it is sharded, its share of it), takes its share of each step's images,
+    and adds its gradients to the others'.
 
     Args:
         precision: ``fp32``, or ``bf16`` autocast (weights and the loss stay fp32).
@@ -28,6 +29,7 @@ class Runtime:
 
     Attributes:
         pieces: Into how many parts each batch is cut to fit the memory.
+        sharded: Whether every rank has only its share of the weights.
         rank: Number of this process, from 0.
         ranks: How many there are.
     """
@@ -38,6 +40,7 @@ class Runtime:
         self.device = torch.device(device or (gpu if torch.cuda.is_available() else "cpu"))
         self.precision = precision
         self.pieces = 1
+        self.sharded = False
 
     def prepare(self, model: nn.Module, batch_norm: str = "batch") -> None:
         """Move a network to the device, in the layout its convolutions are fastest in, with equal weights everywhere.
@@ -55,6 +58,23 @@ class Runtime:
                     layer.forward = functools.partial(_synchronised, layer)  # type: ignore[method-assign]
         self.align(model)
 
+    def shard(self, model: nn.Module) -> None:
+        """Leave on every rank only its share of the weights, and so of their gradients and the optimiser's state.
+
+        A layer is whole while it computes. The layers are the parts of the trunk's outermost chains; all else is one.
+        """
+        # Imported where it is needed: it takes half a second.
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+        model.to(memory_format=torch.contiguous_format)  # shares know no other
+        mesh = init_device_mesh(self.device.type, (self.ranks,))
+        for layer in _layers(model):
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        register_fsdp_forward_method(model, "coarse")
+        self.sharded = True
+
     def seed(self, seed: int, step: int) -> None:
         """Let chance in the network be a function of the run's seed, the step and the rank: nothing to save of it."""
         torch.manual_seed(((seed * 1_000_003 + step) * 1_000_003 + self.rank) % 2**63)
@@ -70,6 +90,10 @@ class Runtime:
         if self.ranks == 1:
             return
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        if self.sharded:
+            for gradient in gradients:  # Backward passes have left their mean.
+                gradient.mul_(self.ranks)
+            return
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
         start = 0
@@ -130,10 +154,15 @@ class Runtime:
 
         Raises:
             RuntimeError: ``error``, if it says something else.
-            FullconvError: Every part is one image already.
+            FullconvError: Every part is one image already; or ranks share their weights, and so every pass.
         """
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise error
+        if self.sharded:
+            raise FullconvError(
+                "a batch is too much for the memory, and ranks with a share of the weights cannot part it one by one: "
+                "set a smaller data.batch_size, and data.accumulate for as large a step"
+            ) from error
         if all(len(batch.stems) == 1 for batch in self.parts(batches)):
             raise FullconvError(
                 "one image at a time is too much for the memory: use smaller crops (data.crop)"
@@ -146,6 +175,22 @@ class Runtime:
     def autocast(self) -> AbstractContextManager[None]:
         """Return the context in which the forward pass runs."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor of which ranks may hold a share each, whole; all ranks must ask for it."""
+    gather: Callable[[], Tensor] | None = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
+
+
+def shared(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return this rank's share of a whole tensor that every rank has, where ``like`` is a share."""
+    if not hasattr(like, "device_mesh"):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = like.device_mesh, like.placements  # type: ignore[attr-defined]
+    return distribute_tensor(tensor.to(like.device), mesh, placements, src_data_rank=None)
 
 
 def is_first() -> bool:
@@ -174,6 +219,14 @@ def _joined() -> tuple[int, int]:
             store = dist.PrefixStore(f"restart {restarts}", store)  # type: ignore[attr-defined]
         dist.init_process_group("nccl" if gpu else "gloo", store=store, rank=rank, world_size=ranks)
     return dist.get_rank(), dist.get_world_size()
+
+
+def _layers(module: nn.Module) -> list[nn.Module]:
+    """Return the parts, of those that hold weights, of the outermost chains in a module."""
+    parts = [part for part in module.children() if next(part.parameters(), None) is not None]
+    if isinstance(module, nn.Sequential):
+        return parts
+    return [layer for part in parts for layer in _layers(part)]
 
 
 def _synchronised(layer: nn.BatchNorm2d, x: Tensor) -> Tensor:

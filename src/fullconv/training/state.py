@@ -10,16 +10,18 @@ from ..models import FCN
 from .checkpoint import Checkpoint
 from .config import TrainConfig
 from .optim import WeightAverage, build_optimiser, build_schedule
+from .runtime import Runtime, shared, whole
 
 
 class TrainState:
     """Weights, optimiser, schedule, and how far the run has come. Chance needs no keeping: see ``Runtime.seed``.
 
     Args:
-        model: The network, already where it trains.
+        model: The network, already where it trains; shared out among the ranks if that is asked for.
         config: How it is trained.
         steps_an_epoch: Batches of an epoch.
         epochs: Epochs of the run.
+        runtime: Where it trains.
 
     Attributes:
         step: Steps taken so far.
@@ -29,12 +31,15 @@ class TrainState:
         seconds: Time spent before this process.
     """
 
-    def __init__(self, model: FCN, config: TrainConfig, steps_an_epoch: int, epochs: int) -> None:
+    def __init__(self, model: FCN, config: TrainConfig, steps_an_epoch: int, epochs: int, runtime: Runtime) -> None:
         self.model = model
         self.steps_an_epoch, self.epochs = steps_an_epoch, epochs
+        sharded = config.optim.sharded and runtime.ranks > 1
+        self.average = WeightAverage(model, config.optim.average, apart=sharded)
+        if sharded:
+            runtime.shard(model)
         self.optimiser = build_optimiser(model, config.optim)
         self.schedule = build_schedule(self.optimiser, config.optim, self.steps)
-        self.average = WeightAverage(model, config.optim.average)
         self.step = 0
         self.losses: list[float] = []
         self.best: Tensor | None = None
@@ -64,7 +69,7 @@ class TrainState:
         self.losses = []
 
     def checkpoint(self, seconds: float) -> Checkpoint:
-        """Return everything by which another process can go on.
+        """Return everything by which another process can go on; all ranks must ask for it.
 
         Args:
             seconds: Time spent so far.
@@ -83,7 +88,9 @@ class TrainState:
             "seconds": seconds,
             "steps": [self.steps_an_epoch, self.epochs],
         }
-        return Checkpoint(self.step, {name: value.detach().cpu().clone() for name, value in tensors.items()}, facts)
+        # By name: ranks gather their shares in one order, whatever the order in which a checkpoint was read.
+        gathered = {name: whole(tensors[name].detach()).cpu().clone() for name in sorted(tensors)}
+        return Checkpoint(self.step, gathered, facts)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take on the state of a checkpoint of the same run.
@@ -96,9 +103,9 @@ class TrainState:
             seen = "{} steps in {} epochs".format(*checkpoint.facts["steps"])
             raise ModelError(f"the checkpoint is of a run of {seen}; the data set or the settings have changed since")
         try:
-            self.model.load_state_dict(groups["model"])
-            if self.average.decay:
-                self.average.model.load_state_dict(groups["average"])
+            own = self.model.state_dict()
+            self.model.load_state_dict({name: shared(kept, own[name]) for name, kept in groups["model"].items()})
+            self.average.model.load_state_dict(groups["average" if self.average.decay else "model"])
         except (RuntimeError, KeyError) as error:
             raise ModelError(f"the checkpoint is of another network ({' '.join(str(error).split())[:200]})") from error
         self._restore_optimiser(groups.get("optimiser", {}))
@@ -112,9 +119,11 @@ class TrainState:
 
     def _restore_optimiser(self, kept: dict[str, Tensor]) -> None:
         state: dict[int, dict[str, Tensor]] = {}
+        parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
         for name, value in kept.items():
             number, _, key = name.partition(".")
-            state.setdefault(int(number), {})[key] = value
+            whole_like = value.shape == parameters[int(number)].shape
+            state.setdefault(int(number), {})[key] = shared(value, parameters[int(number)]) if whole_like else value
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})
 

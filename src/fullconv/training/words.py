@@ -11,7 +11,7 @@ from ..data import DataSource
 from ..models import FCN
 from .config import OptimSection, TrainConfig
 from .feed import LARGEST_CROP, MULTIPLE, Feed
-from .runtime import Runtime
+from .runtime import Runtime, whole
 
 PATIENCE = 3
 """Evaluations in a row with one class predicted everywhere before it is mentioned."""
@@ -93,6 +93,6 @@ def dead_scores(model: FCN) -> list[str]:
     lines = []
     for task, head in model.heads.items():
         gradients = [p.grad for name, p in head.named_parameters() if name.startswith("score.") and p.grad is not None]
-        if gradients and not any(bool(gradient.any()) for gradient in gradients):
+        if gradients and not any(bool(whole(gradient).any()) for gradient in gradients):
             lines.append(f"warning: the scores of {task} get no gradient: is everything ignored, or the rate too high?")
     return lines
