@@ -4,8 +4,8 @@
     python benchmarks/training_step.py --torchfcn torchfcn-1.9.7 --rounds 5
 
 * FCN-8s on VGG16, 360×480, batch 1, fp32, 21 classes: torchfcn's class in the steps of its ``Trainer.train_epoch``
-  (summed loss, momentum 0.99, its scores of every image), and ours with both paddings. The same weights and dropout
-  switched off for the check that the losses agree; as users run it for the time.
+  (summed loss, momentum 0.99, its scores of every image), and ours with both paddings and precisions. The same weights
+  and dropout switched off for the check that the losses agree; as users run it for the time.
 * torchvision's ``fcn_resnet50`` with its auxiliary head in the steps of its reference script, and our FCN-8s on the
   same trunk, batch 2 (its batch normalisation wants two).
 
@@ -13,6 +13,7 @@ Sides alternate; medians over the rounds.
 """
 
 import argparse
+import copy
 import importlib
 import statistics
 import sys
@@ -73,7 +74,7 @@ def torchfcn_step(net: torch.nn.Module, folder: Path, images: torch.Tensor, targ
 
 def our_step(net: fullconv.FCN, images: torch.Tensor, target: torch.Tensor, recipe: str, **changes: object) -> Step:
     config = load_config(recipe, {f"optim.{key}": value for key, value in changes.items()})
-    runtime = Runtime(device="cpu")
+    runtime = Runtime(config.optim.precision, device="cpu")
     runtime.prepare(net)
     optimiser = build_optimiser(net, config.optim)
     batch = Batch(images, target, tuple(map(str, range(len(images)))), 255)
@@ -131,11 +132,14 @@ def losses_agree(theirs: torch.nn.Module, folder: Path, images: torch.Tensor, ta
     for name in ("drop6", "drop7"):
         layers[name].p = 0.0
     normalised = (images - ours.mean) / ours.std
+    rough = copy.deepcopy(ours)
     one = torchfcn_step(theirs, folder, normalised, torch.where(target == 255, -1, target))
     two = our_step(ours, images, target, "paper-heavy")
+    three = our_step(rough, images, target, "paper-heavy", precision="bf16")
     for number in range(1, 6):
-        first, second = one(), two()
-        print(f"  step {number}: torchfcn {first:.2f}, ours {second:.2f} ({abs(first - second) / first:.1e} apart)")
+        first, second, third = one(), two(), three()
+        apart = f"{abs(first - second) / first:.1e}, {abs(first - third) / first:.1e} apart"
+        print(f"  step {number}: torchfcn {first:.2f}, ours {second:.2f}, in bf16 {third:.2f} ({apart})")
 
 
 def main() -> None:
@@ -156,9 +160,10 @@ def main() -> None:
             torch.nn.init.kaiming_normal_(layer.weight)
     one, void = images[:1], torch.where(target[:1] == 255, -1, target[:1])
     sides = {"torchfcn, padding 100": torchfcn_step(theirs, options.torchfcn, one, void)}
-    for padding in ("paper", "same"):
+    for padding, precision in (("paper", "fp32"), ("same", "fp32"), ("same", "bf16")):
         net = fullconv.fcn8s("vgg16", num_classes=CLASSES, padding=padding, context="fc")
-        sides[f"fullconv, padding {padding}"] = our_step(net, one, target[:1], "paper-heavy")
+        name = f"fullconv, padding {padding}, {precision}"
+        sides[name] = our_step(net, one, target[:1], "paper-heavy", precision=precision)
     report("FCN-8s on VGG16, 360×480, batch 1", time_sides(sides, options.rounds, 1))
     sides = {"torchvision fcn_resnet50, reference script": torchvision_step(images, target)}
     net = fullconv.fcn8s("resnet50", num_classes=CLASSES)

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import ModelError
@@ -122,8 +123,10 @@ class TrainState:
         parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
         for name, value in kept.items():
             number, _, key = name.partition(".")
-            whole_like = value.shape == parameters[int(number)].shape
-            state.setdefault(int(number), {})[key] = shared(value, parameters[int(number)]) if whole_like else value
+            if value.shape == parameters[int(number)].shape:
+                # Fused optimisers want a weight and its state in one layout in memory.
+                value = torch.empty_like(parameters[int(number)]).copy_(shared(value, parameters[int(number)]))
+            state.setdefault(int(number), {})[key] = value
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})
 
