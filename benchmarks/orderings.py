@@ -2,8 +2,9 @@
 
     python benchmarks/orderings.py dataset.yaml --weights tf_efficientnet_lite0.safetensors --epochs 9 --seeds 0 1
 
-Every net trains the same number of epochs with the default recipe, whose trunk, data and optimiser they share; what
-differs is below. Scored on ``test``. Prints a line for every run as soon as it is done, then the means over the seeds.
+Every net trains the same number of epochs with the default recipe, whose trunk, data and optimiser they share, but on
+images that are not enlarged; what differs is below. Scored on ``test``. Prints a line for every run as soon as it is
+done, then the means over the seeds.
 
 Source: Long, Shelhamer & Darrell 2015, sections 4.2 and 4.3, tables 2 and 6.
 """
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=9, help="a multiple of 3")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     options = parser.parse_args()
+    shared = {"epochs": options.epochs, "model.trunk_weights": str(options.weights), "model.input_scale": 1}
     rows: dict[str, list[list[float]]] = {}
     for seed in options.seeds:
         for name, settings in nets(options.epochs).items():
@@ -53,7 +55,7 @@ def main() -> None:
                 fullconv.train(
                     options.data,
                     out=f"{folder}/run",
-                    settings={"epochs": options.epochs, "model.trunk_weights": str(options.weights), **settings},
+                    settings={**shared, **settings},
                     trunk=options.trunk,
                     seed=seed,
                     quiet=True,

@@ -129,7 +129,7 @@ class _Strips(torch.autograd.Function):
         ctx: Any, scores: Tensor, kernels: Tensor, target: Tensor, upsampling: Upsampling, options: dict[str, Any]
     ) -> Tensor:
         height, width = target.shape[1:]
-        rows = max(1, STRIP_BYTES // (4 * scores.shape[0] * scores.shape[1] * width))
+        rows = max(1, STRIP_BYTES // max(1, 4 * scores.shape[0] * scores.shape[1] * width))
         leaves = [
             tensor.detach().requires_grad_(needed)
             for tensor, needed in zip((scores, kernels), ctx.needs_input_grad[:2], strict=True)

@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from fullconv import FCN
@@ -117,12 +116,10 @@ def test_evaluate_prints_a_table_and_json(shapes):
     assert [row["name"] for row in scores["per_class"]][:2] == ["background", "disc"]
 
 
-def test_views_change_scores_and_predictions(shapes, tmp_path):
+def test_views_change_scores_and_predictions(shapes, tmp_path, noisy):
     """A network whose scores are noise, which every view sees differently."""
-    network, data = FCN.from_pretrained(shapes / "run" / "best"), shapes / "data"
-    for score in network.heads["semantic"].score.values():
-        torch.nn.init.normal_(score.weight)
-    network.save_pretrained(tmp_path / "noise")
+    data = shapes / "data"
+    noisy(FCN.from_pretrained(shapes / "run" / "best")).save_pretrained(tmp_path / "noise")
     image = next((data / "images").iterdir())
     scores, labels = [], []
     for views in ((), ("--scales", "0.5,1,1.5", "--mirror")):

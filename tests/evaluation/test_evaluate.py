@@ -17,13 +17,11 @@ def shapes(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def model(shapes):
+def model(shapes, noisy):
     torch.manual_seed(0)
-    model = fcn8s("small", shapes.labels.num_classes)
-    for score in model.heads["semantic"].score.values():
-        torch.nn.init.normal_(score.weight)
+    model = noisy(fcn8s("small", shapes.labels.num_classes))
     model.labels["semantic"] = shapes.labels
-    return model.eval()
+    return model
 
 
 class Oracle(Predictor):

@@ -13,11 +13,9 @@ RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module")
-def predictor():
+def predictor(noisy):
     torch.manual_seed(0)
-    model = fcn8s("small", 3)
-    for score in model.heads["semantic"].score.values():
-        torch.nn.init.normal_(score.weight)
+    model = noisy(fcn8s("small", 3))
     model.labels["semantic"] = LabelSet.of(["a", "b", "c"], [(255, 0, 0), (0, 255, 0), (0, 0, 255)])
     return Predictor(model)
 

@@ -10,12 +10,9 @@ from fullconv.errors import UsageError
 
 
 @pytest.fixture(scope="module")
-def model():
+def model(noisy):
     torch.manual_seed(0)
-    model = fcn8s("small", 3)
-    for score in model.heads["semantic"].score.values():
-        torch.nn.init.normal_(score.weight)
-    return model.eval()
+    return noisy(fcn8s("small", 3))
 
 
 def image(height=24, width=36):

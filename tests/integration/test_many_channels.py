@@ -10,7 +10,7 @@ from fullconv import evaluate, load, train
 from fullconv.errors import UsageError
 from reference.tiff_pack import write_geotiff
 
-TINY = {"model.trunk": "small", "model.context": "none", "data.crop": 32, "data.batch_size": 2}
+TINY = {"model.trunk": "small", "model.context": "none", "model.input_scale": 1, "data.crop": 32, "data.batch_size": 2}
 H, W = 40, 56
 
 

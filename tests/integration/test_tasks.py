@@ -63,7 +63,8 @@ def test_both_targets_are_changed_alike(data):
 
 
 def test_one_net_learns_both(data, tmp_path):
-    settings = {"model.trunk": "small", "model.context": "none", "data.crop": 64, "optim.rate": 3e-3}
+    model = {"model.trunk": "small", "model.context": "none", "model.input_scale": 1}
+    settings = {**model, "data.crop": 64, "optim.rate": 3e-3}
     fullconv.train(data, tmp_path / "run", settings=settings, epochs=40, quiet=True)
     scores = {task: fullconv.evaluate(tmp_path / "run", data, "train", task=task) for task in ("semantic", "object")}
     assert len(scores["semantic"].per_class) == 6 and len(scores["object"].per_class) == 2

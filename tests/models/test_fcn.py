@@ -272,6 +272,36 @@ def test_a_hand_made_network_predicts_but_is_not_saved(tmp_path):
         model.save_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("scale", [0.5, 1.5, 2.0])
+@pytest.mark.parametrize("size", [(1, 1), (33, 47), (64, 40)])
+def test_input_scale_is_a_larger_image_and_its_logits_brought_back(scale, size, tmp_path):
+    """Twin: the same network without it, and torch's interpolation around it."""
+    torch.manual_seed(0)
+    model = fcn8s("small", {"one": 3, "two": 2}, input_scale=scale).eval()
+    for head in model.heads.values():
+        for score in head.score.values():
+            torch.nn.init.normal_(score.weight)
+    image, plain = torch.rand(2, 3, *size) * 255, fcn8s("small", {"one": 3, "two": 2}).eval()
+    plain.load_state_dict(model.state_dict())
+    larger = [max(1, int(side * scale + 0.5)) for side in size]
+    resized = torch.nn.functional.interpolate(image, larger, mode="bilinear", antialias=True)
+    model.save_pretrained(tmp_path / "model")
+    for network in (model, FCN.from_pretrained(tmp_path / "model")):
+        for task, logits in network(image).items():
+            expected = torch.nn.functional.interpolate(plain(resized)[task], size, mode="bilinear", antialias=True)
+            assert torch.allclose(logits, expected, atol=1e-5)
+
+
+def test_input_scale_survives_export_with_dynamic_sizes(noisy):
+    torch.manual_seed(0)
+    model = noisy(fcn8s("small", 2, input_scale=1.5))
+    sides = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    exported = torch.export.export(model, (torch.rand(1, 3, 40, 56) * 255,), dynamic_shapes=(sides,)).module()
+    for size in [(40, 56), (33, 71)]:
+        image = torch.rand(1, 3, *size) * 255
+        assert torch.allclose(exported(image), model(image), atol=1e-4)
+
+
 def test_global_context_is_a_bias_of_the_whole_image(tmp_path):
     torch.manual_seed(0)
     plain = fcn8s("small", num_classes=4, context="none").eval()

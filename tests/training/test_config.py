@@ -37,6 +37,7 @@ def test_a_recipe_may_be_a_file(tmp_path):
         ("modern", {"optim.rate": -1}, "setting optim.rate"),
         ("modern", {"optim.optimiser": "adam"}, "setting optim.optimiser"),
         ("modern", {"data.crop": "big"}, "setting data.crop"),
+        ("modern", {"optim.loss_stride": 3}, r"optim.loss_stride=3 does not divide model.finest_stride=8"),
         ("modern", {"epochs.many": 3}, "has no parts|setting epochs"),
     ],
 )

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,7 +10,8 @@ from fullconv.data import open_dataset, write_shapes
 from fullconv.errors import DataError, FullconvError, UsageError
 from fullconv.evaluation import evaluate
 from fullconv.models import FCN
-from fullconv.training.feed import derived_crop, derived_epochs, evaluated_epochs
+from fullconv.training.config import load_config
+from fullconv.training.feed import build_feed, derived_crop, derived_epochs, evaluated_epochs, input_scale, median_side
 
 TINY = {"model.trunk": "small", "model.context": "none", "data.crop": 48, "data.batch_size": 4}
 
@@ -46,17 +48,19 @@ def test_workers_do_not_change_the_result(shapes, tmp_path):
     assert same(weights(tmp_path / "here" / "last"), weights(tmp_path / "there" / "last"))
 
 
-def test_four_images_are_learned_by_heart(tmp_path):
+@pytest.mark.parametrize("larger", [1, 1.5])
+def test_four_images_are_learned_by_heart(tmp_path, larger):
     """The user's path at its smallest: overfit to mean IU above 0.95."""
     source = write_shapes(tmp_path / "data", count=6, sizes=(64, 64), seed=3)
     few = replace(source, splits={"train": source.splits["train"][:4], "val": source.splits["train"][:4]})
     settings = {
         **TINY,
-        "data.crop": 64,
+        "data.crop": round(64 * larger),
         "data.scale": [1, 1],
         "data.flip": 0,
         "data.colour": 0,
         "model.finest_stride": 4,
+        "model.input_scale": larger,
         "model.dropout": 0,
         "optim.rate": 5e-3,
         "evaluations": 1,
@@ -123,6 +127,35 @@ def test_bad_data_is_found_before_the_first_step(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_small_images_are_enlarged_and_that_is_said(shapes, tmp_path, capsys):
+    settings = {"model.trunk": "small", "model.context": "none", "data.batch_size": 4}
+    result = train(shapes, tmp_path / "run", epochs=1, settings=settings)
+    said = capsys.readouterr().err
+    side = median_side(shapes)
+    assert f"images seen 2 times as large: median shorter side {side}, to about 384, at most 2 times" in said
+    assert "crops of 128×128: the median shorter side as seen" in said
+    model = FCN.from_pretrained(result.run / "best")
+    assert model.input_scale == 2
+    assert load(result.run).predict(np.zeros((31, 17), np.uint8)).labels.shape == (31, 17)
+
+
+def test_crops_are_cut_from_enlarged_images(shapes):
+    """A crop as large as the enlarged images is filled by them to the last row and column."""
+    still = {"data.scale": [1, 1], "data.colour": 0, "data.batch_size": 1, "data.crop": 192}
+    config = load_config("modern", {**still, "model.input_scale": 3})
+    for (batch,) in build_feed(shapes, config).steps(1):
+        height, width = next(shapes.image_size(r) for r in shapes.records("train") if r.stem == batch.stems[0])
+        rows, columns = (batch.targets[0] != batch.ignore_index).nonzero().max(0).values.tolist()
+        assert (rows, columns) == (min(192, 3 * height) - 1, min(192, 3 * width) - 1)
+
+
+def test_whole_images_stay_as_large_as_they_are(shapes, tmp_path):
+    whole = {"data.crop": "none", "data.batch_size": 1}
+    assert input_scale(load_config("modern", whole), shapes) == 1
+    with pytest.raises(UsageError, match=r"model\.input_scale=2 is for crops"):
+        run(shapes, tmp_path / "run", settings={**whole, "model.input_scale": 2})
+
+
 def test_data_without_a_train_split(shapes, tmp_path):
     source = replace(shapes, splits={"test": shapes.splits["test"]})
     with pytest.raises(DataError, match="has no split 'train'"):
@@ -138,8 +171,9 @@ def test_a_run_folder_in_use_is_refused(shapes, tmp_path):
 
 
 def test_defaults_are_derived_from_the_data(shapes):
-    assert [derived_epochs(count) for count in (1, 572, 2486, 10**6)] == [200, 33, 16, 4]
-    assert derived_crop(shapes) == (64, 64)
+    assert [derived_epochs(count) for count in (1, 572, 2486, 10**6)] == [200, 23, 11, 4]
+    assert derived_crop(median_side(shapes), 1.0) == (64, 64)
+    assert derived_crop(400, 2.0) == (512, 512)
     assert evaluated_epochs(5, 8, True) == {1, 2, 3, 4, 5}
     assert evaluated_epochs(5, 8, False) == set()
     assert max(evaluated_epochs(40, 8, True)) == 40

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from fullconv import fcn8s
 from fullconv.data import Batch
@@ -38,6 +39,11 @@ def gradients(model, batches, **settings):
     return loss, [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
 
+def step(model, batch):
+    config, weights = load_config("modern"), {"semantic": torch.ones(4)}
+    return train_step(model, [batch], build_optimiser(model, config.optim), config, Runtime(device="cpu"), weights)
+
+
 @pytest.mark.parametrize("loss", ["mean", "sum"])
 @pytest.mark.parametrize("parts", [2, 3, 6])
 def test_parts_add_up_to_the_whole(model, batch, loss, parts):
@@ -46,6 +52,25 @@ def test_parts_add_up_to_the_whole(model, batch, loss, parts):
     assert split == pytest.approx(whole, rel=1e-5)
     for one, other in zip(expected, found, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-5 * float(one.abs().max()))
+
+
+@pytest.mark.parametrize("stride", [1, 2, 8])
+def test_a_loss_on_some_rows_and_columns(model, batch, stride):
+    """Twin: torch's loss on those of the whole logits."""
+    loss, found = gradients(model, [batch], loss_stride=stride)
+    model.zero_grad()
+    some = slice(stride // 2, None, stride)
+    logits, weights = model(batch.images)[:, :, some, some], torch.tensor([1.0, 2.0, 0.5, 1.0])
+    expected = F.cross_entropy(logits, batch.targets[:, some, some], weights, ignore_index=255)
+    expected.backward()
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-5)
+    for parameter, gradient in zip((p for p in model.parameters() if p.grad is not None), found, strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()))
+
+
+def test_an_image_between_the_rows_of_the_loss_costs_nothing(model):
+    pixel = Batch(torch.rand(1, 3, 1, 1) * 255, torch.zeros(1, 1, 1, dtype=torch.long), ("a",), 255)
+    assert gradients(model, [pixel], loss_stride=2)[0] == 0
 
 
 def test_a_batch_too_large_for_the_memory_is_taken_in_parts(model, batch, monkeypatch):
@@ -72,42 +97,24 @@ def test_one_image_too_large_for_the_memory(model, batch, monkeypatch):
     def short_of_memory(images):
         raise RuntimeError("can't allocate memory")
 
-    config = load_config("modern")
     monkeypatch.setattr(model, "coarse", short_of_memory)
     with pytest.warns(UserWarning), pytest.raises(FullconvError, match="use smaller crops"):
-        train_step(
-            model,
-            [batch],
-            build_optimiser(model, config.optim),
-            config,
-            Runtime(device="cpu"),
-            {"semantic": torch.ones(4)},
-        )
+        step(model, batch)
 
 
 def test_another_error_is_not_swallowed(model, batch, monkeypatch):
     def broken(images):
         raise RuntimeError("shapes do not fit")
 
-    config = load_config("modern")
     monkeypatch.setattr(model, "coarse", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
-        train_step(
-            model,
-            [batch],
-            build_optimiser(model, config.optim),
-            config,
-            Runtime(device="cpu"),
-            {"semantic": torch.ones(4)},
-        )
+        step(model, batch)
 
 
 def test_a_single_cell_cannot_be_normalised(model):
     batch = Batch(torch.rand(1, 3, 32, 32) * 255, torch.zeros(1, 32, 32, dtype=torch.long), ("a",), 255)
-    config = load_config("modern")
-    optimiser = build_optimiser(model, config.optim)
     with pytest.raises(UsageError, match=r"larger crops .*or optim\.batch_norm=frozen"):
-        train_step(model, [batch], optimiser, config, Runtime(device="cpu"), {"semantic": torch.ones(4)})
+        step(model, batch)
 
 
 def saved_bytes(run):

@@ -96,7 +96,7 @@ class Predictor:
             batch = batch.mean(1, keepdim=True)
         elif self.channels != batch.shape[1]:
             raise UsageError(f"the model takes {self.channels} channels, the image has {batch.shape[1]}")
-        return self.views.scores(lambda view: self.model.logits(view)[self.task], batch)[0]
+        return self.views.scores(lambda view, scale: self.model.logits(view, scale)[self.task], batch)[0]
 
 
 def load(

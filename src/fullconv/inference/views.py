@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,7 +19,7 @@ class Views:
     A view costs scale² times the plain prediction; a mirrored one the same again.
 
     Args:
-        scales: Factors for height and width.
+        scales: Factors for height and width, on top of the network's own ``input_scale``.
         mirror: Also predict every scaled image flipped left to right.
 
     Raises:
@@ -33,29 +33,21 @@ class Views:
         if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
             raise UsageError(f"scales {self.scales}: give one or more positive factors, such as 0.75,1,1.25")
 
-    def scores(self, logits: Callable[[Tensor], Tensor], image: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k h w"]:
-        """Return the logits of the plain image where that is the only view, else the log of the mean probability."""
+    def scores(
+        self, logits: Callable[[Tensor, float], Tensor], image: Float[Tensor, "n c h w"]
+    ) -> Float[Tensor, "n k h w"]:
+        """Return the logits of the plain image where that is the only view, else the log of the mean probability.
+
+        Args:
+            logits: Gives an image's logits, seen at a scale, at the size of the image.
+            image: What to view.
+        """
         if self == Views():
-            return logits(image)
-        size = image.shape[-2:]
-        total, count = torch.zeros((), device=image.device), 0
-        for view, mirrored in self._of(image):
-            scores = logits(view)
-            scores = scores.flip(-1) if mirrored else scores
-            total = total + _resized(scores, (size[0], size[1])).softmax(1)
-            count += 1
-        return (total / count).log()
+            return logits(image, 1.0)
+        return (reduce(torch.add, self._probabilities(logits, image)) / (len(self.scales) * (1 + self.mirror))).log()
 
-    def _of(self, image: Tensor) -> Iterator[tuple[Tensor, bool]]:
-        height, width = image.shape[-2:]
+    def _probabilities(self, logits: Callable[[Tensor, float], Tensor], image: Tensor) -> Iterator[Tensor]:
         for scale in self.scales:
-            view = _resized(image, (max(1, round(height * scale)), max(1, round(width * scale))))
-            yield view, False
+            yield logits(image, scale).softmax(1)
             if self.mirror:
-                yield view.flip(-1), True
-
-
-def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
-    if image.shape[-2:] == size:
-        return image
-    return F.interpolate(image, size=size, mode="bilinear", antialias=True)
+                yield logits(image.flip(-1), scale).flip(-1).softmax(1)

@@ -23,6 +23,7 @@ class ModelConfig(BaseModel):
         scaled_skips: FCN-8s at once: fixed factors on the finer taps before their scores.
         learnable_upsampling: Train the bilinear kernels.
         global_context: Hidden width of a bias for every class from the mean of the coarsest tap; 0 for none.
+        input_scale: How many times as large the trunk sees an image; logits are brought back to the image's size.
         normalisation: Mean and deviation of each channel in 0–255; null for the trunk's own.
         bands: Which bands of an image file are the channels, from 1; null for red, green, blue.
         value_range: The values in an image file that become 0 and 255; null for their type's whole range.
@@ -40,6 +41,7 @@ class ModelConfig(BaseModel):
     scaled_skips: bool = False
     learnable_upsampling: bool = False
     global_context: Annotated[int, Field(ge=0)] = 0
+    input_scale: Annotated[float, Field(gt=0, le=8)] = 1.0
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     bands: tuple[Positive, ...] | None = None
     value_range: tuple[float, float] | None = None

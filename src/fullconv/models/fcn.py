@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..data.labels import LabelSet
 from ..errors import ModelError, UsageError
 from ..losses import Upsampling
+from ..nn.resizing import resize_to, scaled
 from ..trunks import Normalisation, Trunk, Weights
 from ..trunks import trunk as build_trunk
 from .config import ModelConfig
@@ -28,6 +29,7 @@ class FCN(nn.Module):
         trunk: Gives named features of an image.
         heads: One head for each task, by the task's name.
         normalisation: What the trunk expects; by default the trunk's own. Kept as buffers: it travels with the weights.
+        input_scale: How many times as large the trunk sees an image; logits are brought back to the image's size.
 
     Attributes:
         config: How the network was built (None where it was put together by hand: it then cannot be saved).
@@ -39,13 +41,20 @@ class FCN(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, trunk: Trunk, heads: Mapping[str, SkipHead], normalisation: Normalisation | None = None) -> None:
+    def __init__(
+        self,
+        trunk: Trunk,
+        heads: Mapping[str, SkipHead],
+        normalisation: Normalisation | None = None,
+        input_scale: float = 1.0,
+    ) -> None:
         super().__init__()
         scale = normalisation or trunk.normalisation
         self.register_buffer("mean", torch.tensor(scale.mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(scale.std).view(1, -1, 1, 1))
         self.trunk = trunk
         self.heads = nn.ModuleDict(heads)
+        self.input_scale = input_scale
         self.config: ModelConfig | None = None
         self.labels = {task: _numbered(head.num_classes) for task, head in heads.items()}
 
@@ -54,20 +63,29 @@ class FCN(nn.Module):
         logits = self.logits(image)
         return next(iter(logits.values())) if len(logits) == 1 else logits
 
-    def logits(self, image: Float[Tensor, "n c h w"]) -> dict[str, Tensor]:
-        """Return logits n×k×h×w of every task by name, also where there is only one."""
+    def logits(self, image: Float[Tensor, "n c h w"], scale: float = 1.0) -> dict[str, Tensor]:
+        """Return logits n×k×h×w of every task by name, also where there is only one.
+
+        Args:
+            image: Values 0–255.
+            scale: On top of ``input_scale``: how many times as large the trunk sees the image.
+        """
         size = (image.shape[-2], image.shape[-1])
-        features = self.features(image)
-        return {task: head(features, size) for task, head in self.heads.items()}
+        seen = scaled(size, scale * self.input_scale)
+        features = self.features(resize_to(image, seen))
+        return {task: resize_to(head(features, seen), size) for task, head in self.heads.items()}
 
     def coarse(self, image: Float[Tensor, "n c h w"]) -> dict[str, tuple[Tensor, Upsampling]]:
-        """Return every task's scores before the last upsampling, and that upsampling: for a loss in strips."""
+        """Return every task's scores before the last upsampling, and that upsampling: for a loss in strips.
+
+        The image is one that is scaled by ``input_scale`` already.
+        """
         features = self.features(image)
         heads: dict[str, Any] = dict(self.heads.items())
         return {task: (head.fused(features), head.upsampling) for task, head in heads.items()}
 
     def features(self, image: Float[Tensor, "n c h w"]) -> dict[str, Tensor]:
-        """Return the trunk's features by name, from which every task's head scores."""
+        """Return the trunk's features of a scaled image by name, from which every task's head scores."""
         features: dict[str, Tensor] = self.trunk((image - self.mean) / self.std)
         return features
 
@@ -95,7 +113,8 @@ class FCN(nn.Module):
             dropout=config.dropout,
         )
         scale = Normalisation(*config.normalisation) if config.normalisation else trunk.normalisation
-        model = cls(trunk, {task: _head(config, trunk, classes) for task, classes in config.tasks.items()}, scale)
+        heads = {task: _head(config, trunk, classes) for task, classes in config.tasks.items()}
+        model = cls(trunk, heads, scale, config.input_scale)
         model.config = config.model_copy(update={"normalisation": (scale.mean, scale.std)})
         model.labels |= labels or {}
         return model

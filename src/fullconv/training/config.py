@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..errors import UsageError
 from ..trunks import Padding
@@ -28,7 +28,8 @@ class ModelSection(_Section):
     """Which network: see :class:`fullconv.models.ModelConfig`.
 
     ``init`` is a saved model, or a run, to start from: see :func:`fullconv.models.start_from`. ``recompute`` keeps less
-    for the backward pass: see :meth:`fullconv.trunks.Trunk.save_memory`.
+    for the backward pass: see :meth:`fullconv.trunks.Trunk.save_memory`. ``input_scale: auto`` enlarges small images:
+    see :func:`fullconv.training.feed.derived_input_scale`.
     """
 
     trunk: str = "resnet18"
@@ -42,16 +43,18 @@ class ModelSection(_Section):
     scaled_skips: bool = False
     learnable_upsampling: bool = False
     global_context: Annotated[int, Field(ge=0)] = 0
+    input_scale: Annotated[float, Field(gt=0, le=8)] | Literal["auto"] = 1.0
     normalisation: Literal["trunk", "imagenet", "caffe", "half"] = "trunk"
 
 
 class DataSection(_Section):
     """How samples are drawn and changed; sizes in pixels, (height, width) or one number for both.
 
-    ``crop: auto`` takes the median shorter side, rounded up to a multiple of 32, 512 at most; ``crop: none`` takes
-    whole images. ``patches`` reads only the window that a crop needs, and chooses where it lies: see
-    :class:`fullconv.data.Patches`. A step takes ``accumulate`` batches of ``batch_size``, as if they were one. ``keep``
-    is the probability with which a cell of the finest scored tap is kept in the loss.
+    ``crop: auto`` takes the median shorter side at the scale the trunk sees, rounded up to a multiple of 32, 512 at
+    most; ``crop: none`` takes whole images. ``scale`` comes on top of ``model.input_scale``. ``patches`` reads only the
+    window that a crop needs, and chooses where it lies: see :class:`fullconv.data.Patches`. A step takes ``accumulate``
+    batches of ``batch_size``, as if they were one. ``keep`` is the probability with which a cell of the finest scored
+    tap is kept in the loss.
     """
 
     crop: Positive | tuple[Positive, Positive] | Literal["auto", "none"] = "auto"
@@ -71,6 +74,7 @@ class OptimSection(_Section):
     """How weights change.
 
     ``rate`` is the learning rate for the mean loss over labelled pixels, or for the summed one with ``loss: sum``.
+    The loss is taken at each ``loss_stride``-th row and column, which must divide the finest tap's stride.
     ``balance`` is how far rare classes count more: see :func:`fullconv.training.optim.class_weights`. ``jaccard`` is
     the weight of :func:`fullconv.losses.soft_jaccard` of every batch, which is added to the cross-entropy. The trunk
     learns at ``trunk_rate`` times the rate (0 freezes it), and each of its layers at ``layer_decay`` times that of the
@@ -90,6 +94,7 @@ class OptimSection(_Section):
     schedule: Literal["poly", "onecycle", "constant"] = "poly"
     warmup: Fraction01 = 0.1
     loss: Literal["mean", "sum"] = "mean"
+    loss_stride: Positive = 1
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     balance: Fraction01 = 0.0
     jaccard: Annotated[float, Field(ge=0)] = 0.0
@@ -103,7 +108,7 @@ class TrainConfig(_Section):
     """A whole training run.
 
     Attributes:
-        epochs: Passes over the training images; ``auto``: 800 / √images, so that small sets are seen more often.
+        epochs: Passes over the training images; ``auto``: 550 / √images, so that small sets are seen more often.
         evaluations: How many times the validation split is scored (never more than once an epoch).
         seed: Of weights, order and augmentation.
         minutes: Instead of ``epochs``: the time for the whole run, by which a measured number of them is chosen.
@@ -124,6 +129,15 @@ class TrainConfig(_Section):
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     optim: OptimSection = OptimSection()
+
+    @model_validator(mode="after")
+    def _loss_on_the_grid(self) -> "TrainConfig":
+        if self.model.finest_stride % self.optim.loss_stride:
+            raise UsageError(
+                f"optim.loss_stride={self.optim.loss_stride} does not divide model.finest_stride="
+                f"{self.model.finest_stride}; take 1, 2 or 4"
+            )
+        return self
 
 
 def recipe_names() -> list[str]:

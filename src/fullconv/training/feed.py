@@ -13,6 +13,8 @@ from ..errors import UsageError
 from .config import TrainConfig
 
 MULTIPLE, LARGEST_CROP = 32, 512
+LARGE_ENOUGH, LARGEST_SCALE = 384, 2
+PASSES = 550
 
 
 class StepBatches(Sampler[list[tuple[int, int]]]):
@@ -94,10 +96,11 @@ def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: in
     data = config.data
     samples = source.dataset("train")
     epochs = derived_epochs(len(samples)) if config.epochs == "auto" else config.epochs
-    crop = derived_crop(source) if data.crop == "auto" else _pair(data.crop)
+    larger = input_scale(config, source)
+    crop = derived_crop(median_side(source), larger) if data.crop == "auto" else _pair(data.crop)
     transform = TrainingTransform(
         crop,
-        scale=data.scale,
+        scale=(data.scale[0] * larger, data.scale[1] * larger),
         flip=data.flip,
         colour=data.colour,
         ignore_index=source.labels.ignore_index,
@@ -122,21 +125,56 @@ def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: in
 
 
 def derived_epochs(images: int) -> int:
-    """Return how often a set of this many images is seen by default: 800 / √images, at least 4, at most 200.
+    """Return how often a set of this many images is seen by default: 550 / √images, at least 4, at most 200.
 
     Larger sets get more steps, but fewer passes.
 
     >>> derived_epochs(572), derived_epochs(2486)
-    (33, 16)
+    (23, 11)
     """
-    return min(200, max(4, round(800 / math.sqrt(images))))
+    return min(200, max(4, round(PASSES / math.sqrt(images))))
 
 
-def derived_crop(source: DataSource) -> tuple[int, int]:
-    """Return a square crop: the median shorter side of the training images, up to a multiple of 32, at most 512."""
-    shorter = sorted(min(source.image_size(record)) for record in source.splits["train"])
-    side = math.ceil(shorter[len(shorter) // 2] / MULTIPLE) * MULTIPLE
-    return (min(side, LARGEST_CROP),) * 2
+def median_side(source: DataSource) -> int:
+    """Return the median shorter side of the training images, in pixels."""
+    shorter = sorted(min(source.image_size(record)) for record in source.records("train"))
+    return shorter[len(shorter) // 2]
+
+
+def input_scale(config: TrainConfig, source: DataSource) -> float:
+    """Return how many times as large the trunk sees an image.
+
+    Raises:
+        UsageError: Whole images are to be scaled.
+    """
+    scale, whole = config.model.input_scale, config.data.crop == "none"
+    if scale == "auto":
+        return 1.0 if whole else derived_input_scale(median_side(source))
+    if whole and scale != 1:
+        raise UsageError(
+            f"model.input_scale={scale:g} is for crops: whole images (data.crop=none) stay as large as they are"
+        )
+    return scale
+
+
+def derived_input_scale(side: int) -> float:
+    """Return by how much images of this shorter side are enlarged by default: to about 384, at most twice, in quarters.
+
+    In small pictures things are small, and the taps of a trunk made for photos lie far apart.
+
+    >>> [derived_input_scale(side) for side in (96, 240, 256, 375, 1080)]
+    [2.0, 1.5, 1.5, 1.0, 1.0]
+    """
+    return max(1.0, min(float(LARGEST_SCALE), 4 * LARGE_ENOUGH // side / 4))
+
+
+def derived_crop(side: int, scale: float) -> tuple[int, int]:
+    """Return a square crop: the shorter side, as the trunk sees it, up to a multiple of 32, at most 512.
+
+    >>> derived_crop(240, 1.5)
+    (384, 384)
+    """
+    return (min(math.ceil(side * scale / MULTIPLE) * MULTIPLE, LARGEST_CROP),) * 2
 
 
 def evaluated_epochs(epochs: int, evaluations: int, has_validation: bool) -> frozenset[int]:

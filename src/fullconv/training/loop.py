@@ -21,7 +21,7 @@ from ..metrics import Scores
 from ..models import FCN, ModelConfig
 from .config import TrainConfig
 from .events import Events
-from .feed import Feed, build_feed
+from .feed import Feed, build_feed, input_scale
 from .interrupt import interruptible
 from .optim import check_finite, class_weights, kept_statistics, set_training
 from .progress import Clock, TrainingProgress
@@ -64,9 +64,10 @@ def build_model(config: TrainConfig, source: DataSource) -> FCN:
     channels = image.channels()
     normalisation = NORMALISATIONS.get(section.normalisation)
     labels = {task: part.labels for task, part in tasks(source).items()}
-    options = section.model_dump(exclude={"trunk_weights", "normalisation", "init", "recompute"})
+    options = section.model_dump(exclude={"trunk_weights", "normalisation", "init", "recompute", "input_scale"})
     model_config = ModelConfig(
         **options,
+        input_scale=input_scale(config, source),
         tasks={task: table.num_classes for task, table in labels.items()},
         in_channels=channels,
         bands=image.numbers or tuple(range(1, channels + 1)) if isinstance(image, Bands) else None,
@@ -136,7 +137,8 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
                 state.advance(train_step(model, batches, state.optimiser, config, runtime, weights))
                 progress.step(state, feed.batches.step, runtime.memory())
                 interrupt.number = runtime.largest(interrupt.number)
-                if interrupt.number or runtime.largest(clock.due(config.checkpoint_minutes)):
+                due = log.writes and clock.due(config.checkpoint_minutes)
+                if interrupt.number or runtime.largest(due):
                     log.write_checkpoint(state.checkpoint(clock.seconds))
                 interrupt.stop_if_asked(log.run)
             end_epoch(state, source, feed, log, clock, runtime)
@@ -243,7 +245,8 @@ def accumulate_gradients(
     optim, pixels = config.optim, dict.fromkeys(class_weights, 1.0)
     if optim.loss == "mean":
         for task, weights in class_weights.items():
-            counts = [labelled(batch.of_task(task), batch.ignore_index, weights.cpu()) for batch in batches]
+            targets = [thinned(batch.of_task(task), optim.loss_stride) for batch in batches]
+            counts = [labelled(target, batches[0].ignore_index, weights.cpu()) for target in targets]
             pixels[task] = max(1e-12, runtime.total(sum(counts)))
     images = runtime.total(float(sum(len(batch.stems) for batch in batches)))
     losses = []
@@ -255,8 +258,8 @@ def accumulate_gradients(
             target, scores = runtime.place(batch.of_task(task)), scores.float()
             cross_entropy = upsampled_cross_entropy(
                 scores,
-                upsampling,
-                target,
+                upsampling.every(optim.loss_stride),
+                thinned(target, optim.loss_stride),
                 ignore_index=batch.ignore_index,
                 reduction="sum",
                 label_smoothing=optim.label_smoothing,
@@ -279,11 +282,16 @@ def jaccard_of_some(
 ) -> Float[torch.Tensor, ""]:
     """Return the soft Jaccard loss of upsampled scores at each fourth row and column."""
     every = math.gcd(EVERY, upsampling.factor)
-    some = target[:, every // 2 :: every, every // 2 :: every]
+    some = thinned(target, every)
     if some.numel() == 0:
         return scores.sum() * 0
     coarser = upsampling.every(every)
     return soft_jaccard(coarser.strip(scores, coarser.kernels, 0, some.shape[1], some.shape[2]), some, ignored)
+
+
+def thinned(target: Int64[torch.Tensor, "n h w"], every: int) -> Int64[torch.Tensor, "n H W"]:
+    """Return each so-manieth row and column, from the middle of the first few: those of :meth:`Upsampling.every`."""
+    return target[:, every // 2 :: every, every // 2 :: every]
 
 
 def validate(model: FCN, source: DataSource, runtime: Runtime) -> Int64[torch.Tensor, "k k"]:

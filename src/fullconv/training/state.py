@@ -123,9 +123,10 @@ class TrainState:
         parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
         for name, value in kept.items():
             number, _, key = name.partition(".")
-            if value.shape == parameters[int(number)].shape:
+            parameter = parameters[int(number)]
+            if value.shape == parameter.shape:
                 # Fused optimisers want a weight and its state in one layout in memory.
-                value = torch.empty_like(parameters[int(number)]).copy_(shared(value, parameters[int(number)]))
+                value = torch.empty_like(parameter).copy_(shared(value, parameter))
             state.setdefault(int(number), {})[key] = value
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})

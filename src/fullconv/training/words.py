@@ -10,7 +10,7 @@ from torch import Tensor
 from ..data import DataSource
 from ..models import FCN
 from .config import OptimSection, TrainConfig
-from .feed import LARGEST_CROP, MULTIPLE, Feed
+from .feed import LARGE_ENOUGH, LARGEST_CROP, LARGEST_SCALE, MULTIPLE, PASSES, Feed, median_side
 from .runtime import Runtime, whole
 
 PATIENCE = 3
@@ -21,19 +21,23 @@ def describe(model: FCN, source: DataSource, feed: Feed, config: TrainConfig, ru
     """Return lines that say what is about to happen, and the reason of everything that was derived from the data."""
     images, data = len(source.splits["train"]), config.data
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    why = f" (800 / √{images} passes)" if config.epochs == "auto" else ""
+    why = f" ({PASSES} / √{images} passes)" if config.epochs == "auto" else ""
     step = data.batch_size * data.accumulate
     lines = [
         f"{config.model.trunk}, FCN-{config.model.finest_stride}s, {parameters / 1e6:.1f} M parameters, on {runtime}",
         f"{feed.epochs} epochs of {images} images{why}, {feed.steps_an_epoch} steps of {step} an epoch",
     ]
+    if model.input_scale != 1:
+        why = f": median shorter side {median_side(source)}, to about {LARGE_ENOUGH}, at most {LARGEST_SCALE} times"
+        chosen = why if config.model.input_scale == "auto" else ""
+        lines.append(f"images seen {model.input_scale:g} times as large{chosen}")
     if feed.crop is None:
         lines.append("whole images")
     else:
-        why = f": the median shorter side, up to a multiple of {MULTIPLE}, {LARGEST_CROP} at most"
+        why = f": the median shorter side as seen, up to a multiple of {MULTIPLE}, {LARGEST_CROP} at most"
         lines.append(f"crops of {feed.crop[0]}×{feed.crop[1]}{why if data.crop == 'auto' else ''}")
     area = math.prod(feed.crop or source.image_size(source.records("train")[0]))
-    return [*lines, rate_in_words(config.optim, float(step * area))]
+    return [*lines, rate_in_words(config.optim, step * area / config.optim.loss_stride**2)]
 
 
 def rate_in_words(optim: OptimSection, pixels: float) -> str:
@@ -41,7 +45,7 @@ def rate_in_words(optim: OptimSection, pixels: float) -> str:
 
     Args:
         optim: The section.
-        pixels: Labelled pixels of a step.
+        pixels: Pixels of a step whose loss is taken.
 
     Source: section 3 of the specification.
 

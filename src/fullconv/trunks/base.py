@@ -96,7 +96,7 @@ class Trunk(nn.Module):
     def forward(self, image: Float[Tensor, "n c h w"]) -> dict[str, Tensor]:
         """Return every tap of a normalised image: name → n×channels×(h/stride)×(w/stride)."""
         height, width = image.shape[-2:]
-        return self._features(F.pad(image, self._pads(width) + self._pads(height)))
+        return self._features(F.pad(image, self._pads(width) + self._pads(height)))  # type: ignore[arg-type]
 
     def _features(self, padded: Tensor) -> dict[str, Tensor]:
         features: dict[str, Tensor] = dict(self.body(padded))
@@ -104,7 +104,7 @@ class Trunk(nn.Module):
             features[self.context_name] = self.context(next(reversed(features.values())))
         return features
 
-    def _pads(self, size: int) -> tuple[int, int]:
+    def _pads(self, size: int | torch.SymInt) -> tuple[int | torch.SymInt, int | torch.SymInt]:
         padded = size + 2 * self.margin
         return self.margin, self.margin + (-padded % self.multiple)
 
