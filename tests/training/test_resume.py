@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
-from fullconv import train
+from fullconv import open_dataset, train
 from fullconv.data import write_shapes
 from fullconv.errors import UsageError
+from fullconv.inference import Predictor
+from fullconv.training import loop
 from fullconv.training.interrupt import Interrupted
 
 TINY = {
@@ -63,8 +66,6 @@ def settings(**changes):
 @pytest.mark.parametrize("place", [1, 4, 5, 9])
 def test_interrupted_after_any_step(shapes, tmp_path, monkeypatch, uninterrupted, place):
     """Steps of an epoch: 4 or 5. A signal is sent to this process after step ``place``."""
-    from fullconv.training import loop
-
     steps, real = [], loop.train_step
 
     def stopping(*arguments):
@@ -82,6 +83,35 @@ def test_interrupted_after_any_step(shapes, tmp_path, monkeypatch, uninterrupted
     train(resume=tmp_path / "run", quiet=True)
     assert digests(tmp_path / "run") == uninterrupted
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call"),
+    [(loop, "upsampled_cross_entropy", 2), (loop, "upsampled_cross_entropy", 7), (Predictor, "labels", 3)],
+)
+def test_interrupted_in_the_middle(shapes, tmp_path, monkeypatch, owner, name, call):
+    """In a step of three batches, or in scoring four images: what was begun is left, and done again by who resumes."""
+    source = open_dataset(shapes)
+    records = source.splits["train"]
+    source = replace(source, splits={"train": records[4:], "val": records[:4]})
+    settings = TINY | {"data.batch_size": 1, "data.accumulate": 3, "data.crop": 64}
+    train(source, tmp_path / "whole", settings=settings, epochs=EPOCHS, quiet=True)
+    calls, real = [], getattr(owner, name)
+
+    def stopping(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, stopping)
+    with pytest.raises(Interrupted) as stopped:
+        train(source, tmp_path / "run", settings=settings, epochs=EPOCHS, quiet=True)
+    assert stopped.value.exit_code == 130
+    assert len(calls) == call, "nothing was begun after the signal"
+    monkeypatch.undo()
+    train(source, resume=tmp_path / "run", quiet=True)
+    assert digests(tmp_path / "run") == digests(tmp_path / "whole")
 
 
 @pytest.mark.slow

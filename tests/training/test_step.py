@@ -1,5 +1,7 @@
 """One step, in several batches or parts, is the step of one batch."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -91,6 +93,25 @@ def test_a_batch_too_large_for_the_memory_is_taken_in_parts(model, batch, monkey
     assert seen == [6, 3, 2, 2, 2] and loss > 0
     train_step(model, [batch], build_optimiser(model, config.optim), config, runtime, weights)
     assert seen[5:] == [2, 2, 2], "later steps start in parts"
+
+
+def test_a_pass_that_ran_out_of_memory_does_not_count(model, batch, monkeypatch):
+    """Twin: weights and statistics of a step that was taken in two parts from the first."""
+    config, weights, twin = load_config("modern"), {"semantic": torch.ones(4)}, copy.deepcopy(model)
+    real, runtime = model.coarse, Runtime(device="cpu")
+
+    def short_of_memory(images):
+        outputs = real(images)
+        if len(images) > 3:
+            raise RuntimeError("can't allocate memory")
+        return outputs
+
+    monkeypatch.setattr(model, "coarse", short_of_memory)
+    with pytest.warns(UserWarning, match="in 2 parts"):
+        train_step(model, [batch], build_optimiser(model, config.optim), config, runtime, weights)
+    train_step(twin, [batch], build_optimiser(twin, config.optim), config, runtime, weights)
+    for name, tensor in twin.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, msg=lambda text, name=name: name + text)
 
 
 def test_one_image_too_large_for_the_memory(model, batch, monkeypatch):

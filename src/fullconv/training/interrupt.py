@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during training: the step is finished and saved, then the run ends."""
+"""Ctrl-C and SIGTERM during training: the last whole step is saved, and the run ends."""
 
 import signal
 from collections.abc import Iterator
@@ -10,11 +10,15 @@ from ..errors import FullconvError
 
 
 class Interrupted(FullconvError):
-    """A signal ended the run after a step; its state was saved."""
+    """A signal ended the run; its state after the last whole step was saved."""
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
         self.exit_code = 128 + number  # type: ignore[misc]
+
+
+class Abandoned(Exception):
+    """A signal came in the middle of a step, which is left as if it had not begun."""
 
 
 class Interrupt:
@@ -33,14 +37,17 @@ class Interrupt:
             raise KeyboardInterrupt
         self.number = number
 
-    def stop_if_asked(self, run: Path) -> None:
-        """End the run, whose state has been saved, if a signal came.
+    def stop(self, run: Path) -> None:
+        """End the run, whose state has been saved.
 
         Raises:
-            Interrupted: It did.
+            Interrupted: Always.
         """
-        if self.number:
-            raise Interrupted(self.number, f"{signal.Signals(self.number).name}: saved; fullconv train --resume {run}")
+        raise Interrupted(self.number, f"{signal.Signals(self.number).name}: saved; fullconv train --resume {run}")
+
+
+NEVER = Interrupt()
+"""For work that no signal ends early."""
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ from ..models import FCN, ModelConfig
 from .config import TrainConfig
 from .events import Events
 from .feed import Feed, build_feed, input_scale
-from .interrupt import interruptible
-from .optim import check_finite, class_weights, kept_statistics, set_training
+from .interrupt import NEVER, Abandoned, Interrupt, interruptible
+from .optim import check_finite, class_weights, remembered_statistics, set_training
 from .progress import Clock, TrainingProgress
 from .runlog import COLUMNS, RunLog
 from .runtime import Runtime
@@ -64,7 +65,9 @@ def build_model(config: TrainConfig, source: DataSource) -> FCN:
     channels = image.channels()
     normalisation = NORMALISATIONS.get(section.normalisation)
     labels = {task: part.labels for task, part in tasks(source).items()}
-    options = section.model_dump(exclude={"trunk_weights", "normalisation", "init", "recompute", "input_scale"})
+    options = section.model_dump(
+        exclude={"trunk_weights", "normalisation", "init", "recompute", "drop_path", "input_scale"}
+    )
     model_config = ModelConfig(
         **options,
         input_scale=input_scale(config, source),
@@ -77,6 +80,8 @@ def build_model(config: TrainConfig, source: DataSource) -> FCN:
     model = FCN.from_config(model_config, section.trunk_weights, labels)
     if section.recompute:
         model.trunk.save_memory()
+    if section.drop_path:
+        model.trunk.drop_paths(section.drop_path)
     return model
 
 
@@ -134,14 +139,13 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
         while state.epoch <= feed.epochs:
             for batches in feed.steps(state.epoch, len(state.losses)):
                 runtime.seed(config.seed, state.step)
-                state.advance(train_step(model, batches, state.optimiser, config, runtime, weights))
-                progress.step(state, feed.batches.step, runtime.memory())
-                interrupt.number = runtime.largest(interrupt.number)
-                due = log.writes and clock.due(config.checkpoint_minutes)
-                if interrupt.number or runtime.largest(due):
+                with suppress(Abandoned):
+                    state.advance(train_step(model, batches, state.optimiser, config, runtime, weights, interrupt))
+                    progress.step(state, feed.batches.step, runtime.memory())
+                stop_if_asked(interrupt, state, log, clock, runtime)
+                if runtime.largest(log.writes and clock.due(config.checkpoint_minutes)):
                     log.write_checkpoint(state.checkpoint(clock.seconds))
-                interrupt.stop_if_asked(log.run)
-            end_epoch(state, source, feed, log, clock, runtime)
+            end_epoch(state, source, feed, log, clock, runtime, interrupt)
             progress.say(*describe_epoch(state.records[-1], feed.epochs))
             if events:
                 show_epoch(events, state, source, runtime)
@@ -154,12 +158,37 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
     return result
 
 
-def end_epoch(state: TrainState, source: DataSource, feed: Feed, log: RunLog, clock: Clock, runtime: Runtime) -> None:
-    """Score the averaged network where it is time to, keep it, and write the epoch's line."""
+def stop_if_asked(interrupt: Interrupt, state: TrainState, log: RunLog, clock: Clock, runtime: Runtime) -> None:
+    """End the run, with its state saved, if a signal came to any rank.
+
+    Raises:
+        Interrupted: One did.
+    """
+    interrupt.number = runtime.largest(interrupt.number)
+    if interrupt.number:
+        log.write_checkpoint(state.checkpoint(clock.seconds))
+        interrupt.stop(log.run)
+
+
+def end_epoch(
+    state: TrainState,
+    source: DataSource,
+    feed: Feed,
+    log: RunLog,
+    clock: Clock,
+    runtime: Runtime,
+    interrupt: Interrupt = NEVER,
+) -> None:
+    """Score the averaged network where it is time to, keep it, and write the epoch's line.
+
+    Raises:
+        Interrupted: A signal came while it was scored; it will be scored again.
+    """
     model, names, matrix = state.average.model, source.labels.names, None
     runtime.align(model)
     if state.epoch in feed.evaluations:
-        matrix = validate(model, source, runtime)
+        matrix = validate(model, source, runtime, interrupt)
+        stop_if_asked(interrupt, state, log, clock, runtime)
         if state.best is None or mean_iu(matrix, names) >= mean_iu(state.best, names):
             state.best = matrix
             log.save(model, "best")
@@ -203,22 +232,27 @@ def train_step(
     config: TrainConfig,
     runtime: Runtime,
     class_weights: Mapping[str, Float[torch.Tensor, "_"]],
+    interrupt: Interrupt = NEVER,
 ) -> float:
     """Take one step on one or more batches, as if they were one, and return its loss.
 
     Where the memory does not suffice, batches are halved for the rest of the run, and the step is taken again.
 
     Raises:
+        Abandoned: A signal came between two batches; weights and statistics are as they were.
         FullconvError: The loss is not finite; the weights are then as they were.
         UsageError: Batch normalisation has a single number to go by.
     """
     set_training(model, config.optim)
+    restore, loss = remembered_statistics(model), math.nan
     while True:
         optimiser.zero_grad(set_to_none=True)
         try:
-            loss = accumulate_gradients(model, runtime.parts(batches), config, runtime, class_weights)
+            with suppress(Abandoned):
+                loss = accumulate_gradients(model, runtime.parts(batches), config, runtime, class_weights, interrupt)
             break
         except RuntimeError as error:
+            restore()
             runtime.halve(batches, error)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
@@ -227,6 +261,9 @@ def train_step(
                 "one image whose coarsest features are a single cell cannot be normalised: "
                 "use larger crops (data.crop), larger batches (data.batch_size), or optim.batch_norm=frozen"
             ) from error
+    if runtime.largest(math.isnan(loss)):
+        restore()
+        raise Abandoned
     runtime.add_gradients(model)
     if config.optim.clip:
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)
@@ -240,8 +277,14 @@ def accumulate_gradients(
     config: TrainConfig,
     runtime: Runtime,
     class_weights: Mapping[str, Float[torch.Tensor, "_"]],
+    interrupt: Interrupt = NEVER,
 ) -> float:
-    """Add the gradients of the loss, and return it: of all tasks, each summed or divided by its pixels in the step."""
+    """Add the gradients of the loss, and return it: of all tasks, each summed or divided by its pixels in the step.
+
+    Raises:
+        Abandoned: A signal came between two batches. Not where ranks share their weights: every pass is of all of them.
+        FullconvError: The loss is not finite.
+    """
     optim, pixels = config.optim, dict.fromkeys(class_weights, 1.0)
     if optim.loss == "mean":
         for task, weights in class_weights.items():
@@ -251,6 +294,8 @@ def accumulate_gradients(
     images = runtime.total(float(sum(len(batch.stems) for batch in batches)))
     losses = []
     for batch in batches:
+        if interrupt.number and not runtime.sharded:
+            raise Abandoned
         with runtime.autocast():
             outputs = model.coarse(runtime.place(batch.images))
         parts = []
@@ -271,8 +316,10 @@ def accumulate_gradients(
                 parts.append(share * jaccard_of_some(scores, upsampling, target, batch.ignore_index))
         loss = torch.stack(parts).sum()
         check_finite(loss, batch.stems)
-        with kept_statistics(model) if config.model.recompute else nullcontext():
-            loss.backward()  # type: ignore[no-untyped-call]
+        restore = remembered_statistics(model)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if config.model.recompute:  # The backward pass has computed forwards again.
+            restore()
         losses.append(float(loss.detach()))
     return math.fsum(losses)
 
@@ -294,10 +341,13 @@ def thinned(target: Int64[torch.Tensor, "n h w"], every: int) -> Int64[torch.Ten
     return target[:, every // 2 :: every, every // 2 :: every]
 
 
-def validate(model: FCN, source: DataSource, runtime: Runtime) -> Int64[torch.Tensor, "k k"]:
-    """Return the histogram [truth, prediction] of a network in training on ``val``, whose images the ranks share."""
+def validate(model: FCN, source: DataSource, runtime: Runtime, interrupt: Interrupt) -> Int64[torch.Tensor, "k k"]:
+    """Return the histogram [truth, prediction] of a network in training on ``val``, whose images the ranks share.
+
+    It ends early when a signal comes.
+    """
     samples = source.dataset("val")
-    mine = range(runtime.rank, len(samples), runtime.ranks)
+    mine = takewhile(lambda _: not interrupt.number, range(runtime.rank, len(samples), runtime.ranks))
     return runtime.summed(confusion(Predictor(model, device=runtime.device), (samples[index] for index in mine)))
 
 

@@ -2,8 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -102,17 +101,17 @@ def rate_factor(optim: OptimSection, step: int, steps: int) -> float:
     return rise * 0.5 * (1 + math.cos(math.pi * fall))
 
 
-@contextmanager
-def kept_statistics(module: nn.Module) -> Iterator[None]:
-    """Leave all running statistics as they are before the block: a backward pass that computes forwards again."""
+def remembered_statistics(module: nn.Module) -> Callable[[], None]:
+    """Return what puts all running statistics back to what they are now: after passes that are not to count."""
     layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     buffers = [buffer for layer in layers for buffer in layer.buffers()]
     before = [buffer.clone() for buffer in buffers]
-    try:
-        yield
-    finally:
+
+    def restore() -> None:
         for buffer, kept in zip(buffers, before, strict=True):
             buffer.copy_(kept)
+
+    return restore
 
 
 def class_weights(pixels: Int64[torch.Tensor, "k"], balance: float) -> Float[torch.Tensor, "k"]:
