@@ -171,7 +171,7 @@ def test_a_run_folder_in_use_is_refused(shapes, tmp_path):
 
 
 def test_defaults_are_derived_from_the_data(shapes):
-    assert [derived_epochs(count) for count in (1, 572, 2486, 10**6)] == [200, 23, 11, 4]
+    assert [derived_epochs(count) for count in (1, 572, 2486, 10**6)] == [200, 42, 20, 4]
     assert derived_crop(median_side(shapes), 1.0) == (64, 64)
     assert derived_crop(400, 2.0) == (512, 512)
     assert evaluated_epochs(5, 8, True) == {1, 2, 3, 4, 5}

@@ -141,27 +141,3 @@ def test_a_light_context_replaces_or_adds(name):
         built = trunk(name, context=32)
     assert built.taps["context"].channels == 32
     assert "fc7" not in built.taps
-
-
-def test_dropped_paths_leave_the_shortcut():
-    """At rate 1 the last block is its shortcut while training; nothing else of the trunk is changed."""
-    pytest.importorskip("timm", reason="needs the extra 'timm'")
-    net = trunk("timm:resnet18")
-    blocks = [block for block in net.modules() if hasattr(block, "drop_path")]
-    for block in blocks:
-        torch.nn.init.ones_(block.bn2.weight)  # timm starts with 0: no branch at all
-    image, names = torch.rand(2, 3, 64, 64), list(net.state_dict())
-    before = net.eval()(image)
-    net.drop_paths(1.0)
-    torch.testing.assert_close(net(image), before)
-    assert list(net.state_dict()) == names
-    assert [block.drop_path.p for block in blocks] == [place / 8 for place in range(1, 9)]
-    feature = torch.rand(2, 512, 4, 4)
-    assert not torch.equal(blocks[-1](feature), feature)
-    assert torch.equal(blocks[-1].train()(feature), feature)
-
-
-def test_trunks_without_such_a_place_keep_their_paths():
-    net = trunk("resnet18").train()
-    net.drop_paths(1.0)
-    assert net(torch.rand(2, 3, 64, 64))["layer4"].any()

@@ -28,8 +28,7 @@ class ModelSection(_Section):
     """Which network: see :class:`fullconv.models.ModelConfig`.
 
     ``init`` is a saved model, or a run, to start from: see :func:`fullconv.models.start_from`. ``recompute`` keeps less
-    for the backward pass: see :meth:`fullconv.trunks.Trunk.save_memory`. ``drop_path`` skips branches at random: see
-    :meth:`fullconv.trunks.Trunk.drop_paths`. ``input_scale: auto`` enlarges small images:
+    for the backward pass: see :meth:`fullconv.trunks.Trunk.save_memory`. ``input_scale: auto`` enlarges small images:
     see :func:`fullconv.training.feed.derived_input_scale`.
     """
 
@@ -41,7 +40,6 @@ class ModelSection(_Section):
     padding: Padding = "same"
     context: Positive | Literal["fc", "none"] | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
     scaled_skips: bool = False
     learnable_upsampling: bool = False
     global_context: Annotated[int, Field(ge=0)] = 0
@@ -110,7 +108,7 @@ class TrainConfig(_Section):
     """A whole training run.
 
     Attributes:
-        epochs: Passes over the training images; ``auto``: 550 / √images, so that small sets are seen more often.
+        epochs: Passes over the training images; ``auto``: 1000 / √images, so that small sets are seen more often.
         evaluations: How many times the validation split is scored (never more than once an epoch).
         seed: Of weights, order and augmentation.
         minutes: Instead of ``epochs``: the time for the whole run, by which a measured number of them is chosen.

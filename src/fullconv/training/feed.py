@@ -14,7 +14,7 @@ from .config import TrainConfig
 
 MULTIPLE, LARGEST_CROP = 32, 512
 LARGE_ENOUGH, LARGEST_SCALE = 384, 2
-PASSES = 550
+PASSES = 1000
 
 
 class StepBatches(Sampler[list[tuple[int, int]]]):
@@ -125,12 +125,12 @@ def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: in
 
 
 def derived_epochs(images: int) -> int:
-    """Return how often a set of this many images is seen by default: 550 / √images, at least 4, at most 200.
+    """Return how often a set of this many images is seen by default: 1000 / √images, at least 4, at most 200.
 
     Larger sets get more steps, but fewer passes.
 
     >>> derived_epochs(572), derived_epochs(2486)
-    (23, 11)
+    (42, 20)
     """
     return min(200, max(4, round(PASSES / math.sqrt(images))))
 

@@ -66,7 +66,7 @@ def build_model(config: TrainConfig, source: DataSource) -> FCN:
     normalisation = NORMALISATIONS.get(section.normalisation)
     labels = {task: part.labels for task, part in tasks(source).items()}
     options = section.model_dump(
-        exclude={"trunk_weights", "normalisation", "init", "recompute", "drop_path", "input_scale"}
+        exclude={"trunk_weights", "normalisation", "init", "recompute", "input_scale"}
     )
     model_config = ModelConfig(
         **options,
@@ -80,8 +80,6 @@ def build_model(config: TrainConfig, source: DataSource) -> FCN:
     model = FCN.from_config(model_config, section.trunk_weights, labels)
     if section.recompute:
         model.trunk.save_memory()
-    if section.drop_path:
-        model.trunk.drop_paths(section.drop_path)
     return model
 
 

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torchvision.ops import StochasticDepth
 
 from ..errors import UsageError
 from ..geometry import Field, LayerSpec
@@ -131,17 +130,6 @@ class Trunk(nn.Module):
         if not isinstance(self.body, SavesMemory):
             raise UsageError("this trunk cannot compute its activations again: leave model.recompute out")
         self.body.save_memory()
-
-    def drop_paths(self, rate: float) -> None:
-        """Skip residual branches at random in training: the last with probability ``rate``, those before it less.
-
-        Only blocks that have a place for it, as timm's do, are changed; weights and predictions are as before.
-
-        Source: Huang, Sun, Liu, Sedra & Weinberger 2016, "Deep Networks with Stochastic Depth".
-        """
-        blocks: list[Any] = [module for module in self.body.modules() if hasattr(module, "drop_path")]
-        for place, block in enumerate(blocks, 1):
-            block.drop_path = StochasticDepth(rate * place / len(blocks), "row").train(block.training)
 
     def ladder_taps(self, finest_stride: int) -> tuple[Tap, ...]:
         """Return the taps a head scores, coarse to fine: the deepest of each stride, halving down to ``finest_stride``.
