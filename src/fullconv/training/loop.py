@@ -65,9 +65,7 @@ def build_model(config: TrainConfig, source: DataSource) -> FCN:
     channels = image.channels()
     normalisation = NORMALISATIONS.get(section.normalisation)
     labels = {task: part.labels for task, part in tasks(source).items()}
-    options = section.model_dump(
-        exclude={"trunk_weights", "normalisation", "init", "recompute", "input_scale"}
-    )
+    options = section.model_dump(exclude={"trunk_weights", "normalisation", "init", "recompute", "input_scale"})
     model_config = ModelConfig(
         **options,
         input_scale=input_scale(config, source),

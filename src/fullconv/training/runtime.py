@@ -1,5 +1,6 @@
 """Device, precision, memory layout and other processes: the only file of training that knows them."""
 
+import atexit
 import ctypes
 import functools
 import os
@@ -218,6 +219,8 @@ def _joined() -> tuple[int, int]:
             restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
             store = dist.PrefixStore(f"restart {restarts}", store)  # type: ignore[attr-defined]
         dist.init_process_group("nccl" if gpu else "gloo", store=store, rank=rank, world_size=ranks)
+        # Its threads must end before the process does, or C++ may abort it after all is done (seen with gloo).
+        atexit.register(dist.destroy_process_group)
     return dist.get_rank(), dist.get_world_size()
 
 
