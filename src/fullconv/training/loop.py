@@ -173,7 +173,7 @@ def end_epoch(
     log: RunLog,
     clock: Clock,
     runtime: Runtime,
-    interrupt: Interrupt = NEVER,
+    interrupt: Interrupt,
 ) -> None:
     """Score the averaged network where it is time to, keep it, and write the epoch's line.
 
@@ -312,9 +312,10 @@ def accumulate_gradients(
                 parts.append(share * jaccard_of_some(scores, upsampling, target, batch.ignore_index))
         loss = torch.stack(parts).sum()
         check_finite(loss, batch.stems)
-        restore = remembered_statistics(model)
+        # To compute forwards again is not to count again.
+        restore = remembered_statistics(model) if config.model.recompute else None
         loss.backward()  # type: ignore[no-untyped-call]
-        if config.model.recompute:  # The backward pass has computed forwards again.
+        if restore:
             restore()
         losses.append(float(loss.detach()))
     return math.fsum(losses)
