@@ -13,11 +13,11 @@ STEP = 0.5
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Time passes only while a step is taken: half a second, and ten for each of the first three."""
+    """Time passes only while a step is taken: half a second, but two for each of the first ten."""
     now = [0.0]
 
     def step(*arguments):
-        now[0] += 10 if now[0] < 30 else STEP
+        now[0] += 2 if now[0] < 20 else STEP
         return 1.0
 
     monkeypatch.setattr(budget.time, "monotonic", lambda: now[0])
@@ -25,7 +25,7 @@ def clock(monkeypatch):
     return now
 
 
-@pytest.mark.parametrize("seconds", [60.0, 300.0, 3000.0])
+@pytest.mark.parametrize("seconds", [1500.0, 3000.0])
 def test_the_epochs_fit_and_no_more_would(tmp_path, clock, seconds):
     source = write_shapes(tmp_path, count=60, sizes=(40, 48))
     config = load_config("modern", {"model.trunk": "small", "data.crop": 32, "data.batch_size": 4})

@@ -14,16 +14,18 @@ from .loop import class_pixels, task_weights, train_step
 from .optim import build_optimiser
 from .runtime import Runtime
 
-WARM_UP, MEASURED = 3, 8
-MARGIN = 0.94
+TRIAL, LEAST = 0.02, 11
+"""Share of the time that trial steps may take, and how many of them are taken in any case."""
+
+MARGIN = 0.95
 """Share of the time that is planned for; the rest is for what was not measured."""
 
 
 def epochs_within(seconds: float, model: FCN, source: DataSource, config: TrainConfig) -> int:
     """Return how many epochs, with their evaluations, take at most ``seconds``; at least 1.
 
-    A copy of the network takes a few steps on real batches, and predicts a few images: the network, and torch's
-    generator, are left as they were.
+    A copy of the network takes some steps on real batches, of which the second half counts: the first are slower. It
+    also predicts a few images. The network, and torch's generator, are left as they were.
 
     Args:
         seconds: Wall-clock time for the whole run, from now.
@@ -39,13 +41,13 @@ def epochs_within(seconds: float, model: FCN, source: DataSource, config: TrainC
         feed = build_feed(source, config, runtime.rank, runtime.ranks)
         optimiser = build_optimiser(trial, config.optim)
         times, before = [], time.monotonic()
-        for batches in feed.steps(1):
+        for batches in feed.endless():
             train_step(trial, batches, optimiser, config, runtime, weights)
             times.append(time.monotonic() - before)
             before = time.monotonic()
-            if len(times) == WARM_UP + MEASURED:
+            if runtime.largest(len(times) >= LEAST and before - start > TRIAL * seconds):
                 break
-        measured = sorted(times[WARM_UP:] or times)
+        measured = sorted(times[len(times) // 2 :])
         epoch = feed.steps_an_epoch * measured[len(measured) // 2]
         evaluation = _evaluation_seconds(trial, source) if "val" in source.splits else 0.0
     left = MARGIN * (seconds - (time.monotonic() - start)) - config.evaluations * evaluation

@@ -1,5 +1,6 @@
 """What the loop is fed: which samples, in which order, changed how, and how many times."""
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -85,6 +86,11 @@ class Feed:
         batches = iter(self.loader)
         for _ in range(self.steps_an_epoch - done):
             yield [next(batches) for _ in range(self.batches.batches_a_step)]
+
+    def endless(self) -> Iterator[list[Batch]]:
+        """Yield the batches of each step of one epoch after the other: for trials."""
+        for number in itertools.count(1):
+            yield from self.steps(number)
 
 
 def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: int = 1) -> Feed:

@@ -1,16 +1,16 @@
 """The learning-rate range test: what becomes of the loss while the rate grows from next to nothing to too much."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data import Batch, DataSource
+from ..data import DataSource
 from ..errors import FullconvError, UsageError
 from ..files.atomic import write_atomically
 from .config import TrainConfig, load_config, named_settings
-from .feed import Feed, build_feed
+from .feed import build_feed
 from .loop import class_pixels, task_weights, train_step
 from .optim import build_optimiser
 from .run import opened
@@ -85,9 +85,8 @@ def range_test(source: DataSource, config: TrainConfig, log: RunLog, steps: int)
     optimiser = build_optimiser(model, config.optim)
     own = [group["lr"] for group in optimiser.param_groups]
     rates, losses, smoothed = list[float](), list[float](), list[float]()
-    for place, batches in zip(
-        range(steps), _endless(build_feed(source, config, runtime.rank, runtime.ranks)), strict=False
-    ):
+    feed = build_feed(source, config, runtime.rank, runtime.ranks)
+    for place, batches in zip(range(steps), feed.endless(), strict=False):
         factor = SPAN ** (2 * place / max(1, steps - 1) - 1)
         for group, rate in zip(optimiser.param_groups, own, strict=True):
             group["lr"] = rate * factor
@@ -114,13 +113,6 @@ def suggested(rates: Sequence[float], smoothed: Sequence[float]) -> float:
 def _average(losses: Sequence[float]) -> float:
     weights = [SMOOTHING**age for age in range(len(losses))]
     return math.fsum(w * loss for w, loss in zip(weights, reversed(losses), strict=True)) / math.fsum(weights)
-
-
-def _endless(feed: Feed) -> Iterator[list[Batch]]:
-    epoch = 1
-    while True:
-        yield from feed.steps(epoch)
-        epoch += 1
 
 
 def _figure() -> Any:
