@@ -13,20 +13,25 @@ STEP = 0.5
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Time passes only while a step is taken: half a second, but two for each of the first ten."""
-    now = [0.0]
+    """Time passes only while a step is taken: half a second, or as many as the list says of the first ones."""
+    now, first = [0.0], []
 
     def step(*arguments):
-        now[0] += 2 if now[0] < 20 else STEP
+        now[0] += first.pop() if first else STEP
         return 1.0
 
     monkeypatch.setattr(budget.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(budget, "train_step", step)
-    return now
+    return now, first
 
 
-@pytest.mark.parametrize("seconds", [1500.0, 3000.0])
-def test_the_epochs_fit_and_no_more_would(tmp_path, clock, seconds):
+@pytest.mark.parametrize(
+    ("seconds", "slow"),
+    [(60.0, [10.0] * 3), (300.0, [10.0] * 3), (3000.0, [10.0] * 3), (1500.0, [2.0] * 10), (3000.0, [2.0] * 10)],
+)
+def test_the_epochs_fit_and_no_more_would(tmp_path, clock, seconds, slow):
+    now, first = clock
+    first += slow
     source = write_shapes(tmp_path, count=60, sizes=(40, 48))
     config = load_config("modern", {"model.trunk": "small", "data.crop": 32, "data.batch_size": 4})
     model = build_model(config, source)
@@ -34,7 +39,7 @@ def test_the_epochs_fit_and_no_more_would(tmp_path, clock, seconds):
     chance = torch.get_rng_state()
     epochs = budget.epochs_within(seconds, model, source, config)
     steps = len(source.splits["train"]) // 4
-    left = seconds - clock[0]
+    left = seconds - now[0]
     assert epochs * steps * STEP <= left < (epochs + 1) * steps * STEP / budget.MARGIN
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), chance)
