@@ -1,4 +1,8 @@
-"""Everything a run needs to go on where it stopped: one hashed file, written whole; damaged ones are passed over."""
+"""Everything a run needs to go on where it stopped: one hashed file, written whole; damaged ones are passed over.
+
+A file is safetensors followed by its SHA-256. It is written from where the tensors lie: beside a gigabyte of state
+there may be no room, and after a signal there is no time, for its bytes once more.
+"""
 
 import hashlib
 import json
@@ -8,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 
 from ..errors import ModelError
 from ..files.atomic import write_atomically
@@ -17,8 +22,7 @@ SCHEMA = 1
 KEPT = 2
 """How many checkpoints stay: the newest, and the one before should that be damaged."""
 
-_MAGIC = b"fullconv checkpoint\n"
-_HEADER = len(_MAGIC) + hashlib.sha256().digest_size
+_DIGEST = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,17 +51,24 @@ class Checkpoints:
         self.folder = folder
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Write one, whole or not at all, and then remove those before the last.
+        """Write one, whole or not at all, and then remove those before the last, and what killed processes left.
 
         Raises:
             UsageError: It cannot be written; those before are as they were.
         """
         facts = json.dumps({"schema": SCHEMA, "step": checkpoint.step, **checkpoint.facts})
-        payload = save({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}, {"facts": facts})
-        content = _MAGIC + hashlib.sha256(payload).digest() + payload
-        write_atomically(self.folder / f"{checkpoint.step:09d}.ckpt", lambda path: path.write_bytes(content))
-        for path in self._paths()[KEPT:]:
-            path.unlink(missing_ok=True)
+        tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
+
+        def write(path: Path) -> None:
+            try:
+                save_file(tensors, path, {"facts": facts})
+            except SafetensorError as error:
+                raise OSError(str(error)) from error
+            with path.open("r+b") as file:
+                file.write(hashlib.file_digest(file, "sha256").digest())
+
+        write_atomically(self.folder / f"{checkpoint.step:09d}.ckpt", write)
+        self._clear(self._paths()[:KEPT])
 
     def latest(self) -> Checkpoint | None:
         """Return the newest that is whole; None where there is none. Damaged ones are named in a warning."""
@@ -70,13 +81,16 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Remove them all, also what a killed process left half-written: the run is finished."""
-        for path in self.folder.glob("*.ckpt"):
-            path.unlink(missing_ok=True)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
+        if self.folder.is_dir():
+            self._clear(keep=[])
             self.folder.rmdir()
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]*.ckpt"), reverse=True)
+
+    def _clear(self, keep: list[Path]) -> None:
+        for path in set(self.folder.iterdir()) - set(keep):
+            path.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -89,8 +103,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         content = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
-    payload = content[_HEADER:]
-    if content[:_HEADER] != _MAGIC + hashlib.sha256(payload).digest():
+    payload = content[:-_DIGEST]
+    if content[-_DIGEST:] != hashlib.sha256(payload).digest():
         raise ModelError(f"{path}: damaged checkpoint (its hash does not fit)")
     length = int.from_bytes(payload[:8], "little")
     facts = json.loads(json.loads(payload[8 : 8 + length])["__metadata__"]["facts"])

@@ -72,6 +72,8 @@ class TrainState:
     def checkpoint(self, seconds: float) -> Checkpoint:
         """Return everything by which another process can go on; all ranks must ask for it.
 
+        Its tensors are the state itself where that lies in main memory: write it before the next step.
+
         Args:
             seconds: Time spent so far.
         """
@@ -90,7 +92,7 @@ class TrainState:
             "steps": [self.steps_an_epoch, self.epochs],
         }
         # By name: ranks gather their shares in one order, whatever the order in which a checkpoint was read.
-        gathered = {name: whole(tensors[name].detach()).cpu().clone() for name in sorted(tensors)}
+        gathered = {name: whole(tensors[name].detach()).cpu() for name in sorted(tensors)}
         return Checkpoint(self.step, gathered, facts)
 
     def restore(self, checkpoint: Checkpoint) -> None:
