@@ -3,8 +3,9 @@
     python benchmarks/kill_resume.py --kills 25 --seed 0
 
 Small nets on generated images, with 0 and 2 loader workers, and with checkpoints after every step and every few. A
-process is killed (SIGKILL) at a random moment; or, every third time, as soon as a checkpoint is being written: its
-temporary file is then still there. ``fullconv train --resume`` goes on, until the run is finished.
+process is killed (SIGKILL) at a random moment, up to 0.8 times what the whole run takes; or, every third time, as
+soon as a checkpoint is being written: its temporary file is then still there. ``fullconv train --resume`` goes on,
+until the run is finished.
 """
 
 import argparse
@@ -51,11 +52,14 @@ def half_written(run: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.name.startswith(".")] if folder.is_dir() else []
 
 
-def killed(words: list[str], run: Path, chance: random.Random, in_write: bool) -> tuple[bool, bool]:
-    """Start or resume the run and kill it; return whether it came to that, and whether inside a checkpoint's write."""
+def killed(words: list[str], run: Path, after: float, in_write: bool) -> tuple[bool, bool]:
+    """Start or resume the run and kill it after so many seconds, or at the next checkpoint that is then being written.
+
+    Return whether it came to that, and whether inside a checkpoint's write.
+    """
     before = set(half_written(run))
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    moment = time.monotonic() + chance.uniform(3.0, 12.0)
+    moment = time.monotonic() + after
     while process.poll() is None:
         if time.monotonic() > moment and (not in_write or set(half_written(run)) - before):
             break
@@ -76,7 +80,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         write_shapes(folder / "data", count=12, sizes=(40, 48))
-        whole: dict[tuple[int, float], str] = {}
+        whole: dict[tuple[int, float], tuple[str, float]] = {}
         while kills < options.kills:
             workers, minutes = CONFIGURATIONS[runs % len(CONFIGURATIONS)]
             settings = SETTINGS | {"data.workers": workers, "checkpoint_minutes": minutes}
@@ -84,8 +88,10 @@ def main() -> None:
             first = [folder / "data", "--epochs", EPOCHS, *words, "--out"]
             if (workers, minutes) not in whole:
                 reference = folder / f"whole-{len(whole)}"
+                start = time.monotonic()
                 subprocess.run(command(*first, reference), check=True, capture_output=True)
-                whole[workers, minutes] = digest(reference)
+                whole[workers, minutes] = digest(reference), time.monotonic() - start
+            expected, seconds = whole[workers, minutes]
             run = folder / f"run-{runs}"
             mine = 0
             while not (run / "summary.json").is_file():
@@ -94,9 +100,9 @@ def main() -> None:
                 if kills >= options.kills or mine >= 4:
                     subprocess.run(words, check=True, capture_output=True)
                     break
-                was_killed, in_write = killed(words, run, chance, in_write=kills % 3 == 0)
+                was_killed, in_write = killed(words, run, chance.uniform(0.2, 0.8) * seconds, in_write=kills % 3 == 0)
                 kills, writes, mine = kills + was_killed, writes + (was_killed and in_write), mine + was_killed
-            equal = digest(run) == whole[workers, minutes]
+            equal = digest(run) == expected
             unequal += not equal
             runs += 1
             print(

@@ -1,4 +1,6 @@
 import os
+import resource
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -58,3 +60,19 @@ def on_meta():
         return _on_meta(function, name, tuple(sorted(options.items())))
 
     return build
+
+
+@pytest.fixture(scope="session")
+def small_files():
+    """Let no file grow beyond so many bytes: a full disk, as the system tells of it."""
+
+    @contextmanager
+    def limit(size):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limit

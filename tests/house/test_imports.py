@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "files": {"errors"},
     "data": {"errors", "files"},
     "doctor": {"errors", "data", "files"},
-    "models": {"errors", "geometry", "nn", "trunks", "losses", LABELS},
+    "models": {"errors", "geometry", "nn", "trunks", "losses", LABELS, "files"},
     "inference": {"errors", "geometry", "models", LABELS, "files"},
     "evaluation": {"errors", "inference", "metrics", "models", "data"},
     "training": {

@@ -244,6 +244,18 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         fcn32s("resnet18", 2).save_pretrained(tmp_path / "file" / "model")
 
 
+def test_a_full_disk_leaves_the_model_that_was_there(tmp_path, small_files):
+    model = fcn32s("small", 2)
+    model.save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with (
+        small_files(1000),
+        pytest.raises(UsageError, match=r"model\.safetensors: cannot be written: .*File too large.*; choose another"),
+    ):
+        fcn32s("small", 3).save_pretrained(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,7 +1,6 @@
 """Checkpoints: what is damaged is noticed, and the one before is used."""
 
 import random
-import resource
 
 import pytest
 import torch
@@ -53,17 +52,15 @@ def test_every_cut_and_flip_is_noticed_and_the_one_before_used(tmp_path):
                 assert same(checkpoints.latest(), checkpoint(1))
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, small_files):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.write(checkpoint(1))
     larger = Checkpoint(2, {"a": torch.zeros(100_000)}, {})
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
-        with pytest.raises(UsageError, match=r"000000002\.ckpt: cannot be written: .*File too large.*; choose another"):
-            checkpoints.write(larger)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with (
+        small_files(100_000),
+        pytest.raises(UsageError, match=r"000000002\.ckpt: cannot be written: .*File too large.*; choose another"),
+    ):
+        checkpoints.write(larger)
     assert same(checkpoints.latest(), checkpoint(1)) and len(list(tmp_path.iterdir())) == 1
 
 
@@ -72,5 +69,6 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     checkpoints.write(checkpoint(1))
     (tmp_path / ".tmpAb12Cd").write_bytes(b"half")
     (tmp_path / ".000000002-1a2b3c4d.ckpt").write_bytes(b"half")
+    (tmp_path / "mine.ckpt").write_bytes(b"not ours")
     checkpoints.write(checkpoint(3))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["000000001.ckpt", "000000003.ckpt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000000001.ckpt", "000000003.ckpt", "mine.ckpt"]

@@ -1,17 +1,18 @@
 """A model on disk: a folder with ``config.json`` and ``model.safetensors``, nothing that runs code."""
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..data.labels import LabelSet
-from ..errors import FullconvError, ModelError, UsageError
+from ..errors import FullconvError, ModelError
+from ..files.atomic import write_atomically
+from ..files.tensors import save_tensors
 from .config import ModelConfig
 
 SCHEMA = 1
@@ -33,24 +34,10 @@ def write_model(
         "model": config.model_dump(mode="json"),
         "labels": {task: table.to_dict() for task, table in labels.items()},
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / WEIGHTS, lambda path: save_file(tensors, path))
-        _replace(folder / CONFIG, lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
-    except OSError as error:
-        raise UsageError(f"{folder}: cannot be written ({error.strerror or error}); choose another folder") from error
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        write(partial)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    tensors = {name: tensor.detach().cpu() for name, tensor in state.items()}
+    text = json.dumps(record, indent=2) + "\n"
+    write_atomically(folder / WEIGHTS, lambda path: save_tensors(path, tensors), "folder")
+    write_atomically(folder / CONFIG, lambda path: path.write_text(text), "folder")
 
 
 def read_model(folder: str | Path) -> tuple[ModelConfig, dict[str, LabelSet], dict[str, Tensor]]:

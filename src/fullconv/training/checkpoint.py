@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save_file
+from safetensors.torch import load
 
 from ..errors import ModelError
 from ..files.atomic import write_atomically
+from ..files.tensors import save_tensors
 
 SCHEMA = 1
 KEPT = 2
@@ -57,13 +57,9 @@ class Checkpoints:
             UsageError: It cannot be written; those before are as they were.
         """
         facts = json.dumps({"schema": SCHEMA, "step": checkpoint.step, **checkpoint.facts})
-        tensors = {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()}
 
         def write(path: Path) -> None:
-            try:
-                save_file(tensors, path, {"facts": facts})
-            except SafetensorError as error:
-                raise OSError(str(error)) from error
+            save_tensors(path, checkpoint.tensors, {"facts": facts})
             with path.open("r+b") as file:
                 file.write(hashlib.file_digest(file, "sha256").digest())
 
@@ -81,15 +77,16 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Remove them all, also what a killed process left half-written: the run is finished."""
-        if self.folder.is_dir():
-            self._clear(keep=[])
+        self._clear(keep=[])
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]*.ckpt"), reverse=True)
 
     def _clear(self, keep: list[Path]) -> None:
-        for path in set(self.folder.iterdir()) - set(keep):
+        half_written = [path for path in self.folder.glob(".*") if path.is_file()]
+        for path in {*self._paths(), *half_written} - {*keep}:
             path.unlink(missing_ok=True)
 
 
