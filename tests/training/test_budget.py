@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fullconv.data import write_shapes
-from fullconv.training import budget
+from fullconv.training import budget, run
 from fullconv.training.config import load_config
 from fullconv.training.loop import build_model
 
@@ -45,7 +45,16 @@ def test_the_epochs_fit_and_no_more_would(tmp_path, clock, seconds, slow):
     assert torch.equal(torch.get_rng_state(), chance)
 
 
-def test_at_least_one(tmp_path, clock):
+def test_no_epoch_may_fit(tmp_path, clock):
     source = write_shapes(tmp_path, count=20, sizes=(40, 48))
     config = load_config("modern", {"model.trunk": "small", "data.crop": 32})
-    assert budget.epochs_within(1.0, build_model(config, source), source, config) == 1
+    assert budget.epochs_within(1.0, build_model(config, source), source, config) == 0
+
+
+@pytest.mark.parametrize(("fitting", "epochs", "said"), [(2, 2, "hold 2 epochs"), (0, 1, "training one all")])
+def test_what_fits_is_said(tmp_path, monkeypatch, capsys, fitting, epochs, said):
+    monkeypatch.setattr(run, "epochs_within", lambda *arguments: fitting)
+    source = write_shapes(tmp_path / "data", count=20, sizes=(40, 48))
+    settings = {"model.trunk": "small", "data.crop": 32, "minutes": 1.5}
+    assert run.train(source, tmp_path / "run", settings=settings).epochs == epochs
+    assert said in capsys.readouterr().err

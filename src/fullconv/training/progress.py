@@ -74,7 +74,7 @@ class TrainingProgress:
         self._done += 1
         self._images += images
         line = (
-            f"loss {state.losses[-1]:.3f}{_score(state)}  {self._images / self._busy:.1f} images/s  "
+            f"loss {state.losses[-1]:.3f}{_score(state)}  {self._images / max(self._busy, 1e-6):.1f} images/s  "
             f"{memory / 2**30:.1f} GiB"
         )
         if self._bar is not None and self._task is not None:

@@ -12,8 +12,9 @@ from ..errors import UsageError
 from .budget import epochs_within
 from .config import TrainConfig, changed, load_config, named_settings
 from .loop import TrainResult, build_model, fit
+from .progress import TrainingProgress
 from .runlog import RunLog, is_run
-from .runtime import is_restarted
+from .runtime import is_first, is_restarted
 from .stages import fit_stages, started
 
 
@@ -60,7 +61,7 @@ def train(
     config = load_config(recipe, {**(settings or {}), **named_settings(named)})
     source, log = opened(data), RunLog(out)
     if config.minutes is not None:
-        config = _fitted(config, source, config.minutes)
+        config = _fitted(config, source, config.minutes, quiet)
     log.start(config, None if isinstance(data, DataSource) else data)
     return _run(source, config, log, quiet)
 
@@ -76,15 +77,19 @@ def opened(data: str | Path | DataSource) -> DataSource:
     return source
 
 
-def _fitted(config: TrainConfig, source: DataSource, minutes: float) -> TrainConfig:
-    """Return the configuration with as many epochs as fit into the time."""
+def _fitted(config: TrainConfig, source: DataSource, minutes: float, quiet: bool) -> TrainConfig:
+    """Return the configuration with as many epochs as fit into the time, at least one, and say how many that are."""
     if config.stages or config.epochs != "auto":
         raise UsageError(
             "minutes (--time) chooses the epochs of one stage: leave out epochs, and give a recipe without stages"
         )
     torch.manual_seed(config.seed)
     epochs = epochs_within(60 * minutes, build_model(config, source), source, config)
-    return changed(config, {"epochs": epochs, "minutes": None})
+    said = f"{minutes:g} minutes hold {epochs} epochs, by trial steps"
+    if epochs == 0:
+        said = f"warning: {minutes:g} minutes do not hold one epoch, by trial steps; training one all the same"
+    TrainingProgress(0, quiet=quiet or not is_first()).say(said)
+    return changed(config, {"epochs": max(1, epochs), "minutes": None})
 
 
 def _run(source: DataSource, config: TrainConfig, log: RunLog, quiet: bool) -> TrainResult:

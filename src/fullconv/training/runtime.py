@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
@@ -57,6 +58,10 @@ class Runtime:
             for layer in model.modules():
                 if isinstance(layer, nn.BatchNorm2d):
                     layer.forward = functools.partial(_synchronised, layer)  # type: ignore[method-assign]
+        if self.precision == "bf16" and self.device.type == "cpu":
+            for layer in model.modules():
+                if isinstance(layer, nn.Conv2d) and _is_fully_connected(layer):
+                    layer.forward = functools.partial(_as_product, layer)  # type: ignore[method-assign]
         self.align(model)
 
     def shard(self, model: nn.Module) -> None:
@@ -263,6 +268,27 @@ def _added(tensor: Tensor) -> Tensor:
     return summed
 
 
+def _is_fully_connected(layer: nn.Conv2d) -> bool:
+    """Return whether a convolution was a large fully connected layer, or might have been one: fc6 and fc7."""
+    plain = layer.stride == layer.dilation == (1, 1) and layer.padding == (0, 0) and layer.groups == 1
+    return plain and layer.weight.numel() >= _MANY_WEIGHTS
+
+
+def _as_product(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Convolve as the fully connected layer that it was, at every cell: faster in bf16 where the cells are few.
+
+    Of an image of 360×480, VGG16's fc6 and fc7 take 0.16 s in place of 0.29 s, forwards and backwards.
+    """
+    height, width = layer.kernel_size
+    cells = x.shape[0] * (x.shape[2] - height + 1) * (x.shape[3] - width + 1)
+    if not torch.is_autocast_enabled(x.device.type) or cells > _FEW_CELLS:
+        output: Tensor = type(layer).forward(layer, x)
+        return output
+    patches = x.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 4, 5, 1).flatten(3)
+    weights = layer.weight.permute(0, 2, 3, 1).flatten(1)
+    return F.linear(patches, weights, layer.bias).permute(0, 3, 1, 2)
+
+
 def _keep_freed_memory() -> None:
     """Let the C library keep what a step frees for the next step; elsewhere than on glibc do nothing.
 
@@ -276,6 +302,9 @@ def _keep_freed_memory() -> None:
         for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**28)):
             libc.mallopt(parameter, value)
 
+
+_MANY_WEIGHTS, _FEW_CELLS = 10**7, 768
+"""From how many weights and up to how many cells the product is faster (measured: docs/results.md)."""
 
 # Source: glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4

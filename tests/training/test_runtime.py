@@ -1,0 +1,66 @@
+"""What the runtime changes in a network computes the same."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from fullconv.training import runtime
+from fullconv.training.runtime import Runtime
+
+
+@pytest.fixture
+def layer(monkeypatch):
+    """A convolution that counts as one of many weights."""
+    monkeypatch.setattr(runtime, "_MANY_WEIGHTS", 1)
+    torch.manual_seed(0)
+    return nn.Conv2d(6, 16, (5, 3))
+
+
+def prepared(layer, precision="bf16"):
+    network = nn.Sequential(copy.deepcopy(layer))
+    Runtime(precision, device="cpu").prepare(network)
+    return network
+
+
+def passes(network, images, direction):
+    images = images.clone().requires_grad_()
+    network.zero_grad()
+    output = network(images)
+    output.backward(direction.to(output.dtype))
+    return [output.detach(), images.grad, network[0].weight.grad, network[0].bias.grad]
+
+
+@pytest.mark.parametrize("size", [(5, 3), (9, 12)])
+def test_few_cells_of_many_weights_are_a_product(layer, monkeypatch, size):
+    images = torch.randn(2, 6, *size)
+    direction = torch.randn(2, 16, size[0] - 4, size[1] - 2)
+    exact = passes(nn.Sequential(copy.deepcopy(layer)).double(), images.double(), direction.double())
+    network = copy.deepcopy(prepared(layer))  # As the averaged network is one.
+    monkeypatch.setattr(nn.Conv2d, "forward", None)  # It is not convolved.
+    with torch.autocast("cpu", torch.bfloat16):
+        found = passes(network, images, direction)
+    for one, other in zip(found, exact, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=0.02, atol=0.02 * float(other.abs().max()))
+
+
+@pytest.mark.parametrize(("size", "autocast"), [((9, 12), False), ((44, 44), True)])
+def test_fp32_and_many_cells_are_convolved_as_ever(layer, size, autocast):
+    images, direction = torch.randn(1, 6, *size), torch.randn(1, 16, size[0] - 4, size[1] - 2)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        expected = passes(prepared(layer, "fp32"), images, direction)
+        found = passes(prepared(layer), images, direction)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("options", [{"stride": 2}, {"padding": 1}, {"dilation": 2}, {"groups": 2}])
+def test_other_convolutions_stay(layer, options):
+    assert "forward" not in vars(prepared(nn.Conv2d(6, 16, 3, **options))[0])
+
+
+def test_only_bf16_and_many_weights_matter(layer, monkeypatch):
+    assert "forward" in vars(prepared(layer)[0])
+    assert "forward" not in vars(prepared(layer, "fp32")[0])
+    monkeypatch.undo()
+    assert "forward" not in vars(prepared(layer)[0])
