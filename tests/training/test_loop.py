@@ -174,6 +174,31 @@ def test_defaults_are_derived_from_the_data(shapes):
     assert [derived_epochs(count) for count in (1, 572, 2486, 10**6)] == [200, 42, 20, 4]
     assert derived_crop(median_side(shapes), 1.0) == (64, 64)
     assert derived_crop(400, 2.0) == (512, 512)
-    assert evaluated_epochs(5, 8, True) == {1, 2, 3, 4, 5}
-    assert evaluated_epochs(5, 8, False) == set()
-    assert max(evaluated_epochs(40, 8, True)) == 40
+    assert evaluated_epochs(5, 8) == {1, 2, 3, 4, 5}
+    assert evaluated_epochs(5, 0) == set()
+    assert max(evaluated_epochs(40, 8)) == 40
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(0.01, 1), (0.5, 5), (1, 10), (1.26, 13), (2.5, 25), (2.51, 25), (3, 30)])
+def test_a_part_of_an_epoch_is_its_beginning(shapes, epochs, steps):
+    whole, part = (
+        build_feed(shapes, load_config("modern", {**TINY, "data.batch_size": 1, "epochs": passes}))
+        for passes in (3, epochs)
+    )
+
+    def seen(feed):
+        numbers = range(1, feed.last_epoch + 1)
+        return [batch.stems for number in numbers for (batch,) in feed.steps(number)]
+
+    assert whole.steps_an_epoch == 10
+    assert part.total_steps == steps
+    assert seen(part) == seen(whole)[:steps]
+    assert part.evaluates(part.last_epoch)
+
+
+def test_a_run_may_end_within_an_epoch(shapes, tmp_path):
+    result = run(shapes, tmp_path / "run", epochs=1.5, settings={"data.batch_size": 1})
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert "mean_iu" in lines[-1]
+    assert result.epochs == json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == 1.5

@@ -27,7 +27,7 @@ TINY = {
     "optim.average": 0.9,
     "evaluations": 2,
 }
-EPOCHS = 3
+EPOCHS = 2.5
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ def train(
         str | None,
         typer.Option(metavar="PATH", help="Trunk weights: a .safetensors or .pth file, or 'imagenet' (downloads)."),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the training images, such as 12 or 0.5.")] = None,
     time: Annotated[
         str | None, typer.Option(metavar="60m", help="As many epochs as fit into this time: 90s, 60m or 2h.")
     ] = None,
@@ -52,7 +52,7 @@ def train(
     if not is_first():
         return
     score = f"val mean IU {result.scores.mean_iu:.4f}; " if result.scores else ""
-    print(f"{score}{result.epochs} epochs in {result.seconds:.0f} s; model in {result.run / 'best'}")
+    print(f"{score}{result.epochs:g} epochs in {result.seconds:.0f} s; model in {result.run / 'best'}")
 
 
 def _minutes(time: str) -> float:

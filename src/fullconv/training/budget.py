@@ -21,8 +21,8 @@ MARGIN = 0.95
 """Share of the time that is planned for; the rest is for what was not measured."""
 
 
-def epochs_within(seconds: float, model: FCN, source: DataSource, config: TrainConfig) -> int:
-    """Return how many epochs, with their evaluations, take at most ``seconds``; 0 where not one does.
+def epochs_within(seconds: float, model: FCN, source: DataSource, config: TrainConfig) -> float:
+    """Return how many epochs, with their evaluations, take at most ``seconds``: in hundredths, at least one of them.
 
     A copy of the network takes some steps on real batches, of which the second half counts: the first are slower. It
     also predicts a few images. The network, and torch's generator, are left as they were.
@@ -52,7 +52,7 @@ def epochs_within(seconds: float, model: FCN, source: DataSource, config: TrainC
         evaluation = _evaluation_seconds(trial, source) if "val" in source.splits else 0.0
     left = MARGIN * (seconds - (time.monotonic() - start)) - config.evaluations * evaluation
     # The slowest rank decides.
-    return -runtime.largest(-max(0, int(left // epoch)))
+    return -runtime.largest(-max(1, int(100 * left / epoch))) / 100
 
 
 def _evaluation_seconds(model: FCN, source: DataSource) -> float:

@@ -14,7 +14,7 @@ from ..trunks import Padding
 
 Fraction01 = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
-PositiveReal = Annotated[float, Field(gt=0)]
+PositiveReal = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 NAMED = {"trunk": "model.trunk", "trunk_weights": "model.trunk_weights", "epochs": "epochs", "seed": "seed"}
@@ -108,7 +108,8 @@ class TrainConfig(_Section):
     """A whole training run.
 
     Attributes:
-        epochs: Passes over the training images; ``auto``: 1000 / √images, so that small sets are seen more often.
+        epochs: Passes over the training images, of which the last may be a part; ``auto``: 1000 / √images, so that
+            small sets are seen more often.
         evaluations: How many times the validation split is scored (never more than once an epoch).
         seed: Of weights, order and augmentation.
         minutes: Instead of ``epochs``: the time for the whole run, by which a measured number of them is chosen.
@@ -119,7 +120,7 @@ class TrainConfig(_Section):
     """
 
     recipe: str = "modern"
-    epochs: Positive | Literal["auto"] = "auto"
+    epochs: Positive | PositiveReal | Literal["auto"] = "auto"
     evaluations: Positive = 8
     seed: Annotated[int, Field(ge=0)] = 0
     minutes: PositiveReal | None = None

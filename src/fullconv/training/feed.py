@@ -64,33 +64,51 @@ class Feed:
     Attributes:
         loader: Batches of one epoch.
         batches: Decides which samples they hold.
-        epochs: Number of epochs.
+        epochs: Passes over the training images.
         crop: Height and width of the crops, or None for whole images.
-        evaluations: Epochs after which the validation split is scored.
+        evaluations: How many times the validation split is scored.
     """
 
     loader: DataLoader[Batch]
     batches: StepBatches
-    epochs: int
+    epochs: float
     crop: tuple[int, int] | None
-    evaluations: frozenset[int]
+    evaluations: int
 
     @property
     def steps_an_epoch(self) -> int:
         """Steps that the samples of an epoch make; what is left over is not used in that epoch."""
         return len(self.batches.sampler) // self.batches.step
 
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run, at least one."""
+        return max(1, round(self.epochs * self.steps_an_epoch))
+
+    @property
+    def last_epoch(self) -> int:
+        """Number of the last epoch, from 1; it may be a part of one."""
+        return math.ceil(self.total_steps / self.steps_an_epoch)
+
     def steps(self, number: int, done: int = 0) -> Iterator[list[Batch]]:
         """Yield the batches of each step of epoch ``number``, from 1, that comes after the first ``done``."""
-        self.batches.sampler.set_epoch(number, done * self.batches.step)
-        batches = iter(self.loader)
-        for _ in range(self.steps_an_epoch - done):
-            yield [next(batches) for _ in range(self.batches.batches_a_step)]
+        left = self.total_steps - (number - 1) * self.steps_an_epoch
+        yield from self._steps(number, done, min(left, self.steps_an_epoch))
 
     def endless(self) -> Iterator[list[Batch]]:
         """Yield the batches of each step of one epoch after the other: for trials."""
         for number in itertools.count(1):
-            yield from self.steps(number)
+            yield from self._steps(number, 0, self.steps_an_epoch)
+
+    def _steps(self, number: int, first: int, end: int) -> Iterator[list[Batch]]:
+        self.batches.sampler.set_epoch(number, first * self.batches.step)
+        batches = iter(self.loader)
+        for _ in range(first, end):
+            yield [next(batches) for _ in range(self.batches.batches_a_step)]
+
+    def evaluates(self, number: int) -> bool:
+        """Return whether the validation split is scored after epoch ``number``."""
+        return number in evaluated_epochs(self.last_epoch, self.evaluations)
 
 
 def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: int = 1) -> Feed:
@@ -127,7 +145,7 @@ def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: in
         # Of its own: starting to iterate draws from it, and a resumed run starts more often.
         generator=torch.Generator(),
     )
-    return Feed(loader, batches, epochs, crop, evaluated_epochs(epochs, config.evaluations, "val" in source.splits))
+    return Feed(loader, batches, epochs, crop, config.evaluations if "val" in source.splits else 0)
 
 
 def derived_epochs(images: int) -> int:
@@ -183,14 +201,12 @@ def derived_crop(side: int, scale: float) -> tuple[int, int]:
     return (min(math.ceil(side * scale / MULTIPLE) * MULTIPLE, LARGEST_CROP),) * 2
 
 
-def evaluated_epochs(epochs: int, evaluations: int, has_validation: bool) -> frozenset[int]:
+def evaluated_epochs(epochs: int, evaluations: int) -> frozenset[int]:
     """Return after which epochs to score: evenly spread, the last among them.
 
-    >>> sorted(evaluated_epochs(10, 4, True))
+    >>> sorted(evaluated_epochs(10, 4))
     [3, 5, 8, 10]
     """
-    if not has_validation:
-        return frozenset()
     count = min(epochs, evaluations)
     return frozenset(math.ceil(epochs * (index + 1) / count) for index in range(count))
 

@@ -54,7 +54,7 @@ class TrainResult:
 
     run: Path
     scores: Scores | None
-    epochs: int
+    epochs: float
     seconds: float
 
 
@@ -120,7 +120,7 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
     feed = build_feed(source, config, runtime.rank, runtime.ranks)
     pixels = class_pixels(source)
     weights = task_weights(pixels, config, runtime)
-    state = TrainState(model, config, feed.steps_an_epoch, feed.epochs, runtime)
+    state = TrainState(model, config, feed.steps_an_epoch, feed.total_steps, runtime)
     if checkpoint := log.checkpoints.latest():
         state.restore(checkpoint)
         clock.past = state.seconds
@@ -132,7 +132,7 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
     for task, part in tasks(source).items():
         progress.say(*never_seen(pixels[task], part.labels.names))
     with progress.running(), interruptible() as interrupt:
-        while state.epoch <= feed.epochs:
+        while not state.finished:
             for batches in feed.steps(state.epoch, len(state.losses)):
                 runtime.seed(config.seed, state.step)
                 with suppress(Abandoned):
@@ -142,7 +142,7 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
                 if runtime.largest(log.writes and clock.due(config.checkpoint_minutes)):
                     log.write_checkpoint(state.checkpoint(clock.seconds))
             end_epoch(state, source, feed, log, clock, runtime, interrupt)
-            progress.say(*describe_epoch(state.records[-1], feed.epochs))
+            progress.say(*describe_epoch(state.records[-1], feed.last_epoch))
             if events:
                 show_epoch(events, state, source, runtime)
     if state.best is None:
@@ -182,7 +182,7 @@ def end_epoch(
     """
     model, names, matrix = state.average.model, source.labels.names, None
     runtime.align(model)
-    if state.epoch in feed.evaluations:
+    if feed.evaluates(state.epoch):
         matrix = validate(model, source, runtime, interrupt)
         stop_if_asked(interrupt, state, log, clock, runtime)
         if state.best is None or mean_iu(matrix, names) >= mean_iu(state.best, names):

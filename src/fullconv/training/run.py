@@ -78,18 +78,18 @@ def opened(data: str | Path | DataSource) -> DataSource:
 
 
 def _fitted(config: TrainConfig, source: DataSource, minutes: float, quiet: bool) -> TrainConfig:
-    """Return the configuration with as many epochs as fit into the time, at least one, and say how many that are."""
+    """Return the configuration with as many epochs as fit into the time, and say how many that are."""
     if config.stages or config.epochs != "auto":
         raise UsageError(
             "minutes (--time) chooses the epochs of one stage: leave out epochs, and give a recipe without stages"
         )
     torch.manual_seed(config.seed)
     epochs = epochs_within(60 * minutes, build_model(config, source), source, config)
-    said = f"{minutes:g} minutes hold {epochs} epochs, by trial steps"
-    if epochs == 0:
-        said = f"warning: {minutes:g} minutes do not hold one epoch, by trial steps; training one all the same"
+    said = f"{minutes:g} minutes hold {epochs:g} epochs, by trial steps"
+    if epochs < 1:
+        said = f"warning: {said}: not every image will be seen"
     TrainingProgress(0, quiet=quiet or not is_first()).say(said)
-    return changed(config, {"epochs": max(1, epochs), "minutes": None})
+    return changed(config, {"epochs": epochs, "minutes": None})
 
 
 def _run(source: DataSource, config: TrainConfig, log: RunLog, quiet: bool) -> TrainResult:

@@ -20,8 +20,8 @@ class TrainState:
     Args:
         model: The network, already where it trains; shared out among the ranks if that is asked for.
         config: How it is trained.
-        steps_an_epoch: Batches of an epoch.
-        epochs: Epochs of the run.
+        steps_an_epoch: Steps of an epoch.
+        steps: Steps of the whole run; its last epoch may be a part of one.
         runtime: Where it trains.
 
     Attributes:
@@ -32,9 +32,9 @@ class TrainState:
         seconds: Time spent before this process.
     """
 
-    def __init__(self, model: FCN, config: TrainConfig, steps_an_epoch: int, epochs: int, runtime: Runtime) -> None:
+    def __init__(self, model: FCN, config: TrainConfig, steps_an_epoch: int, steps: int, runtime: Runtime) -> None:
         self.model = model
-        self.steps_an_epoch, self.epochs = steps_an_epoch, epochs
+        self.steps_an_epoch, self.steps = steps_an_epoch, steps
         sharded = config.optim.sharded and runtime.ranks > 1
         self.average = WeightAverage(model, config.optim.average, apart=sharded)
         if sharded:
@@ -48,9 +48,9 @@ class TrainState:
         self.seconds = 0.0
 
     @property
-    def steps(self) -> int:
-        """Steps of the whole run."""
-        return self.steps_an_epoch * self.epochs
+    def finished(self) -> bool:
+        """Whether all steps are taken and the last epoch is closed."""
+        return self.step == self.steps and not self.losses
 
     @property
     def epoch(self) -> int:
@@ -89,7 +89,7 @@ class TrainState:
             "records": self.records,
             "averaged": self.average.steps,
             "seconds": seconds,
-            "steps": [self.steps_an_epoch, self.epochs],
+            "steps": [self.steps, self.steps_an_epoch],
         }
         # By name: ranks gather their shares in one order, whatever the order in which a checkpoint was read.
         gathered = {name: whole(tensors[name].detach()).cpu() for name in sorted(tensors)}
@@ -102,8 +102,8 @@ class TrainState:
             ModelError: It is of another run: other weights, or another number of steps.
         """
         groups = _grouped(checkpoint.tensors)
-        if checkpoint.facts["steps"] != [self.steps_an_epoch, self.epochs]:
-            seen = "{} steps in {} epochs".format(*checkpoint.facts["steps"])
+        if checkpoint.facts["steps"] != [self.steps, self.steps_an_epoch]:
+            seen = "{} steps, {} an epoch".format(*checkpoint.facts["steps"])
             raise ModelError(f"the checkpoint is of a run of {seen}; the data set or the settings have changed since")
         try:
             own = self.model.state_dict()

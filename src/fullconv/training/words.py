@@ -25,7 +25,7 @@ def describe(model: FCN, source: DataSource, feed: Feed, config: TrainConfig, ru
     step = data.batch_size * data.accumulate
     lines = [
         f"{config.model.trunk}, FCN-{config.model.finest_stride}s, {parameters / 1e6:.1f} M parameters, on {runtime}",
-        f"{feed.epochs} epochs of {images} images{why}, {feed.steps_an_epoch} steps of {step} an epoch",
+        f"{feed.epochs:g} epochs of {images} images{why}, {feed.steps_an_epoch} steps of {step} an epoch",
     ]
     if model.input_scale != 1:
         why = f": median shorter side {median_side(source)}, to about {LARGE_ENOUGH}, at most {LARGEST_SCALE} times"
@@ -63,9 +63,9 @@ def rate_in_words(optim: OptimSection, pixels: float) -> str:
     )
 
 
-def describe_epoch(record: dict[str, Any], epochs: int) -> list[str]:
+def describe_epoch(record: dict[str, Any], last: int) -> list[str]:
     """Return the lines a person reads after an epoch."""
-    line = f"epoch {record['epoch']}/{epochs}  loss {record['loss']:.3f}"
+    line = f"epoch {record['epoch']}/{last}  loss {record['loss']:.3f}"
     if "mean_iu" in record:
         line += f"  val: mean IU {record['mean_iu']:.3f}  pixel accuracy {record['pixel_accuracy']:.3f}"
     return [f"{line}  ({record['seconds']:.0f} s)", *record.get("warnings", ())]
