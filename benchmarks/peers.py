@@ -165,7 +165,7 @@ def fullconv_side(options: argparse.Namespace) -> tuple[Scores, str]:
             options.data, out=f"{folder}/run", trunk=f"timm:{TRUNK}", settings=settings, seed=options.seed, quiet=True
         )
         done = json.loads(Path(folder, "run", "summary.json").read_text())
-        return fullconv.evaluate(f"{folder}/run", options.data, "test"), f"{done['epochs']} epochs"
+        return fullconv.evaluate(f"{folder}/run", options.data, "test"), f"{done['epochs']:g} epochs"
 
 
 def side_line(side: str, options: argparse.Namespace) -> str:

@@ -179,7 +179,9 @@ def test_defaults_are_derived_from_the_data(shapes):
     assert max(evaluated_epochs(40, 8)) == 40
 
 
-@pytest.mark.parametrize(("epochs", "steps"), [(0.01, 1), (0.5, 5), (1, 10), (1.26, 13), (2.5, 25), (2.51, 25), (3, 30)])
+@pytest.mark.parametrize(
+    ("epochs", "steps"), [(0.01, 1), (0.5, 5), (1, 10), (1.26, 13), (2.5, 25), (2.51, 25), (3, 30)]
+)
 def test_a_part_of_an_epoch_is_its_beginning(shapes, epochs, steps):
     whole, part = (
         build_feed(shapes, load_config("modern", {**TINY, "data.batch_size": 1, "epochs": passes}))

@@ -120,7 +120,7 @@ class TrainConfig(_Section):
     """
 
     recipe: str = "modern"
-    epochs: Positive | PositiveReal | Literal["auto"] = "auto"
+    epochs: PositiveReal | Literal["auto"] = "auto"
     evaluations: Positive = 8
     seed: Annotated[int, Field(ge=0)] = 0
     minutes: PositiveReal | None = None

@@ -119,7 +119,7 @@ def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: in
     """
     data = config.data
     samples = source.dataset("train")
-    epochs = derived_epochs(len(samples)) if config.epochs == "auto" else config.epochs
+    epochs = float(derived_epochs(len(samples))) if config.epochs == "auto" else config.epochs
     larger = input_scale(config, source)
     crop = derived_crop(median_side(source), larger) if data.crop == "auto" else _pair(data.crop)
     transform = TrainingTransform(
