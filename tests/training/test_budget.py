@@ -61,3 +61,22 @@ def test_what_fits_is_said(tmp_path, monkeypatch, capsys, epochs, said):
     settings = {"model.trunk": "small", "data.crop": 32, "minutes": 1.5}
     assert run.train(source, tmp_path / "run", settings=settings).epochs == epochs
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("chosen", "enlarged", "scale"), [("auto", 70.0, "auto"), ("auto", 60.0, 1.0), (2.0, 60.0, 2.0)]
+)
+def test_images_are_enlarged_where_the_time_holds_a_third_of_the_epochs(
+    tmp_path, monkeypatch, capsys, chosen, enlarged, scale
+):
+    """Of ten training images 200 epochs are derived."""
+
+    def within(seconds, model, source, config):
+        return enlarged if model.input_scale == 2 else 4 * enlarged
+
+    monkeypatch.setattr(run, "epochs_within", within)
+    source = write_shapes(tmp_path / "data", count=12, sizes=(40, 48))
+    settings = {"model.trunk": "small", "model.input_scale": chosen, "epochs": "auto"}
+    config = run._fitted(load_config("modern", settings), source, 20.0, quiet=False)
+    assert (config.model.input_scale, config.epochs) == (scale, enlarged * (4 if scale == 1 else 1))
+    assert ("they are seen as they are" in capsys.readouterr().err) == (scale == 1)

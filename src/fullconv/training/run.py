@@ -1,5 +1,6 @@
 """``train``: from a data set and settings to a run folder, begun or resumed, in one stage or several."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,15 @@ from ..doctor import refuse_bad
 from ..errors import UsageError
 from .budget import epochs_within
 from .config import TrainConfig, changed, load_config, named_settings
+from .feed import derived_epochs, input_scale
 from .loop import TrainResult, build_model, fit
 from .progress import TrainingProgress
 from .runlog import RunLog, is_run
 from .runtime import is_first, is_restarted
 from .stages import fit_stages, started
+
+ENOUGH = 1 / 3
+"""The share of the derived epochs from which enlarged images are worth their time (measured: docs/results.md)."""
 
 
 def train(
@@ -83,13 +88,23 @@ def _fitted(config: TrainConfig, source: DataSource, minutes: float, quiet: bool
         raise UsageError(
             "minutes (--time) chooses the epochs of one stage: leave out epochs, and give a recipe without stages"
         )
-    torch.manual_seed(config.seed)
-    epochs = epochs_within(60 * minutes, build_model(config, source), source, config)
-    said = f"{minutes:g} minutes hold {epochs:g} epochs, by trial steps"
-    if epochs < 1:
-        said = f"warning: {said}: not every image will be seen"
-    TrainingProgress(0, quiet=quiet or not is_first()).say(said)
+    start, said = time.monotonic(), []
+    epochs = _epochs_within(60 * minutes, source, config)
+    if config.model.input_scale == "auto" and input_scale(config, source) > 1:
+        least = derived_epochs(len(source.splits["train"])) * ENOUGH
+        if epochs < least:
+            said.append(f"{epochs:g} epochs of enlarged images are less than {least:.1f}: they are seen as they are")
+            config = changed(config, {"model.input_scale": 1})
+            epochs = _epochs_within(60 * minutes - (time.monotonic() - start), source, config)
+    line = f"{minutes:g} minutes hold {epochs:g} epochs, by trial steps"
+    said.append(line if epochs >= 1 else f"warning: {line}: not every image will be seen")
+    TrainingProgress(0, quiet=quiet or not is_first()).say(*said)
     return changed(config, {"epochs": epochs, "minutes": None})
+
+
+def _epochs_within(seconds: float, source: DataSource, config: TrainConfig) -> float:
+    torch.manual_seed(config.seed)
+    return epochs_within(seconds, build_model(config, source), source, config)
 
 
 def _run(source: DataSource, config: TrainConfig, log: RunLog, quiet: bool) -> TrainResult:
