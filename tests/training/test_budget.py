@@ -5,7 +5,8 @@ import torch
 
 from fullconv.data import write_shapes
 from fullconv.training import budget, run
-from fullconv.training.config import load_config
+from fullconv.training.config import changed, load_config
+from fullconv.training.feed import build_feed
 from fullconv.training.loop import build_model
 
 STEP = 0.5
@@ -45,6 +46,25 @@ def test_the_epochs_fit_and_no_more_would(tmp_path, clock, seconds, slow):
     assert torch.equal(torch.get_rng_state(), chance)
 
 
+@pytest.mark.parametrize("seconds", [60.0, 120.0, 180.0, 900.0])
+def test_evaluations_are_those_that_will_be(tmp_path, clock, monkeypatch, seconds):
+    now, _ = clock
+    monkeypatch.setattr(budget, "_evaluation_seconds", lambda *arguments: 20.0)
+    source = write_shapes(tmp_path, count=60, sizes=(40, 48))
+    config = load_config("modern", {"model.trunk": "small", "data.crop": 32, "data.batch_size": 4})
+    epochs = budget.epochs_within(seconds, build_model(config, source), source, config)
+    left = budget.MARGIN * (seconds - now[0])
+
+    def spent(epochs):
+        feed = build_feed(source, changed(config, {"epochs": epochs}))
+        evaluations = sum(feed.evaluates(number) for number in range(1, feed.last_epoch + 1))
+        return feed.total_steps * STEP + 20 * evaluations
+
+    slack = 2 * STEP
+    assert spent(epochs) <= left + slack
+    assert spent(epochs + 0.2) > left - slack
+
+
 def test_next_to_nothing_may_fit(tmp_path, clock):
     source = write_shapes(tmp_path, count=20, sizes=(40, 48))
     config = load_config("modern", {"model.trunk": "small", "data.crop": 32})
@@ -79,4 +99,4 @@ def test_images_are_enlarged_where_the_time_holds_a_third_of_the_epochs(
     settings = {"model.trunk": "small", "model.input_scale": chosen, "epochs": "auto"}
     config = run._fitted(load_config("modern", settings), source, 20.0, quiet=False)
     assert (config.model.input_scale, config.epochs) == (scale, enlarged * (4 if scale == 1 else 1))
-    assert ("they are seen as they are" in capsys.readouterr().err) == (scale == 1)
+    assert ("images are not enlarged" in capsys.readouterr().err) == (scale == 1)

@@ -63,9 +63,9 @@ def settings(**changes):
     return [word for key, value in (TINY | changes).items() for word in ("--set", f"{key}={value}")]
 
 
-@pytest.mark.parametrize("place", [1, 4, 5, 9])
+@pytest.mark.parametrize("place", [1, 4, 5, 9, 12])
 def test_interrupted_after_any_step(shapes, tmp_path, monkeypatch, uninterrupted, place):
-    """Steps of an epoch: 4 or 5. A signal is sent to this process after step ``place``."""
+    """Two epochs of five steps and a part of two. A signal is sent to this process after step ``place``."""
     steps, real = [], loop.train_step
 
     def stopping(*arguments):

@@ -50,9 +50,12 @@ def epochs_within(seconds: float, model: FCN, source: DataSource, config: TrainC
         measured = sorted(times[len(times) // 2 :])
         epoch = feed.steps_an_epoch * measured[len(measured) // 2]
         evaluation = _evaluation_seconds(trial, source) if "val" in source.splits else 0.0
-    left = MARGIN * (seconds - (time.monotonic() - start)) - config.evaluations * evaluation
+    left = MARGIN * (seconds - (time.monotonic() - start))
+    # Up to so many epochs, each begun one ends with an evaluation; more have no more of them.
+    few = [min(number, (left - number * evaluation) / epoch) for number in range(1, config.evaluations)]
+    epochs = max(*few, (left - config.evaluations * evaluation) / epoch, 0.01)
     # The slowest rank decides.
-    return -runtime.largest(-max(1, int(100 * left / epoch))) / 100
+    return -runtime.largest(-int(100 * epochs)) / 100
 
 
 def _evaluation_seconds(model: FCN, source: DataSource) -> float:

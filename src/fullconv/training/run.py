@@ -90,12 +90,14 @@ def _fitted(config: TrainConfig, source: DataSource, minutes: float, quiet: bool
         )
     start, said = time.monotonic(), []
     epochs = _epochs_within(60 * minutes, source, config)
-    if config.model.input_scale == "auto" and input_scale(config, source) > 1:
-        least = derived_epochs(len(source.splits["train"])) * ENOUGH
-        if epochs < least:
-            said.append(f"{epochs:g} epochs of enlarged images are less than {least:.1f}: they are seen as they are")
-            config = changed(config, {"model.input_scale": 1})
-            epochs = _epochs_within(60 * minutes - (time.monotonic() - start), source, config)
+    derived, larger = derived_epochs(len(source.splits["train"])), input_scale(config, source)
+    if config.model.input_scale == "auto" and larger > 1 and epochs < ENOUGH * derived:
+        said.append(
+            f"images are not enlarged: {minutes:g} minutes hold {epochs:g} epochs of them {larger:g} times as large, "
+            f"less than a third of {derived}"
+        )
+        config = changed(config, {"model.input_scale": 1})
+        epochs = _epochs_within(60 * minutes - (time.monotonic() - start), source, config)
     line = f"{minutes:g} minutes hold {epochs:g} epochs, by trial steps"
     said.append(line if epochs >= 1 else f"warning: {line}: not every image will be seen")
     TrainingProgress(0, quiet=quiet or not is_first()).say(*said)
