@@ -9,16 +9,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from commands import call
 from fullconv import FCN
 from fullconv.data.generated import write_shapes
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
-def run(*words, code=0):
-    """Run a command; it must end with ``code`` and, on failure, with one line on standard error and no traceback."""
+def fresh(*words):
+    """Run a command as a user does, in a new interpreter."""
     command = [sys.executable, "-m", "fullconv", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+
+
+def run(*words, code=0, call=call):
+    """Run a command; it must end with ``code`` and, on failure, with one line on standard error and no traceback."""
+    done = call(*words)
     assert done.returncode == code, done.stderr + done.stdout
     if code not in (0, 5):
         lines = [line for line in done.stderr.splitlines() if line.startswith("fullconv: ")]
@@ -54,7 +60,7 @@ def first(folder):
 
 
 def test_help_names_every_command():
-    text = run("--help").stdout
+    text = run("--help", call=fresh).stdout
     assert all(command in text for command in ("demo", "check", "train", "evaluate", "predict", "inspect"))
 
 
@@ -108,7 +114,7 @@ def test_train_leaves_a_run_folder(shapes):
 
 
 def test_evaluate_prints_a_table_and_json(shapes):
-    text = run("evaluate", shapes / "run", shapes / "data").stdout
+    text = run("evaluate", shapes / "run", shapes / "data", call=fresh).stdout
     assert "mean iu" in text
     scores = json.loads(run("evaluate", shapes / "run", shapes / "data", "--split", "val", "--json").stdout)
     keys = {"pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu", "per_class"}
@@ -203,12 +209,12 @@ def test_truncated_png(data, tmp_path):
 
 
 def test_unknown_option():
-    error = run("train", "data", "--out", "run", "--epoch", 3, code=2).stderr
+    error = run("train", "data", "--out", "run", "--epoch", 3, code=2, call=fresh).stderr
     assert "--epoch" in error
 
 
 def test_unknown_command():
-    assert "trian" in run("trian", code=2).stderr
+    assert "trian" in run("trian", code=2, call=fresh).stderr
 
 
 def test_unknown_trunk(data, tmp_path):
@@ -273,7 +279,6 @@ def test_missing_split(shapes):
 
 
 def test_debug_shows_the_traceback(tmp_path):
-    command = [sys.executable, "-m", "fullconv", "--debug", "evaluate", str(tmp_path / "nowhere"), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
+    done = fresh("--debug", "evaluate", tmp_path / "nowhere", tmp_path)
     assert done.returncode == 1
     assert "Traceback" in done.stderr

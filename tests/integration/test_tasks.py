@@ -1,8 +1,6 @@
 """Two tasks on the same images: read, changed, trained and scored together."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,6 +9,7 @@ import yaml
 from PIL import Image
 
 import fullconv
+from commands import call
 from fullconv.data import CachedDataset, TrainingTransform, collate, write_shapes
 from fullconv.errors import DataError, UsageError
 
@@ -73,9 +72,8 @@ def test_one_net_learns_both(data, tmp_path):
     assert fullconv.evaluate(predictor, data, "train").mean_iu == scores["object"].mean_iu
     with pytest.raises(UsageError, match="the model has no task 'depth'; it has semantic, object"):
         fullconv.evaluate(tmp_path / "run", data, task="depth")
-    words = ["evaluate", str(tmp_path / "run"), str(data), "--split", "train", "--task", "object", "--json"]
-    output = subprocess.run([sys.executable, "-m", "fullconv", *words], capture_output=True, text=True, check=True)
-    assert json.loads(output.stdout)["mean_iu"] == scores["object"].mean_iu
+    done = call("evaluate", tmp_path / "run", data, "--split", "train", "--task", "object", "--json")
+    assert json.loads(done.stdout)["mean_iu"] == scores["object"].mean_iu
 
 
 def test_a_mask_of_the_further_task_is_checked_like_any(data, tmp_path):

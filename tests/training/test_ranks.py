@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ import time
 import pytest
 import torch
 
+from commands import start
 from fullconv import train
 from fullconv.data import write_shapes
 from fullconv.errors import UsageError
@@ -37,16 +39,45 @@ def shapes(tmp_path_factory):
     return folder
 
 
+def command(data, run, settings):
+    changes = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    return ["train", data, "--out", run, *changes]
+
+
+def train_on_two_ranks(data, run, settings):
+    """Start two ranks with the environment that torchrun would give them, and return what both said."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    output = run.with_suffix(".txt")
+    ranks = [
+        start(
+            *command(data, run, settings),
+            out=output,
+            err=output,
+            environment=group | {"RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in "01"
+    ]
+    try:
+        for rank in ranks:
+            rank.join(150)
+            assert rank.exitcode == 0, output.read_text()
+    finally:
+        for rank in ranks:
+            rank.kill()
+    return output.read_text()
+
+
 @pytest.fixture
 def launched():
-    """Start two ranks; none outlives the test."""
+    """Start two ranks by torchrun; none outlives the test."""
     processes = []
 
-    def start(data, run, settings, *options):
-        words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    def launch(data, run, settings, *options):
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
         process = subprocess.Popen(
-            [*launcher, "-m", "fullconv", "train", str(data), "--out", str(run), *words],
+            [*launcher, "-m", "fullconv", *map(str, command(data, run, settings))],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -55,7 +86,7 @@ def launched():
         processes.append(process)
         return process
 
-    yield start
+    yield launch
     for process in processes:
         if process.poll() is None:
             process.terminate()
@@ -77,7 +108,7 @@ def weights(run):
         ("frozen", 2, 2, {"optim.sharded": True, "optim.average": 0.9}),
     ],
 )
-def test_two_ranks_equal_one(shapes, tmp_path, launched, batch_norm, batch, accumulate, more):
+def test_two_ranks_equal_one(shapes, tmp_path, batch_norm, batch, accumulate, more):
     """20 steps; with accumulation each rank takes one of the two batches, else half of the one."""
     settings = SETTINGS | {
         **more,
@@ -86,9 +117,7 @@ def test_two_ranks_equal_one(shapes, tmp_path, launched, batch_norm, batch, accu
         "data.accumulate": accumulate,
     }
     one = train(shapes, tmp_path / "one", settings=settings, quiet=True)
-    process = launched(shapes, tmp_path / "two", settings)
-    output, _ = process.communicate(timeout=150)
-    assert process.returncode == 0, output
+    output = train_on_two_ranks(shapes, tmp_path / "two", settings)
     expected, found = weights(tmp_path / "one"), weights(tmp_path / "two")
     fresh = FCN.from_config(FCN.from_pretrained(tmp_path / "one" / "last").config).state_dict()
     assert not torch.allclose(
@@ -104,8 +133,7 @@ def test_two_ranks_equal_one(shapes, tmp_path, launched, batch_norm, batch, accu
 @pytest.mark.parametrize("more", [{}, {"optim.sharded": True, "optim.optimiser": "adamw", "optim.average": 0.9}])
 def test_a_killed_rank_is_started_again_and_ends_equal(shapes, tmp_path, launched, more):
     settings = SETTINGS | {"data.batch_size": 4, "checkpoint_minutes": 0, "model.dropout": 0.3, **more}
-    whole = launched(shapes, tmp_path / "whole", settings)
-    assert whole.wait(150) == 0
+    train_on_two_ranks(shapes, tmp_path / "whole", settings)
     process = launched(shapes, tmp_path / "run", settings, "--max-restarts", "2", "--monitor-interval", "1")
     while not (tmp_path / "run" / "checkpoints").is_dir():
         assert process.poll() is None, process.communicate()[0]

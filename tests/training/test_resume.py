@@ -4,13 +4,12 @@ import hashlib
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
 import pytest
 
+from commands import call, start
 from fullconv import open_dataset, train
 from fullconv.data import write_shapes
 from fullconv.errors import UsageError
@@ -53,10 +52,6 @@ def uninterrupted(shapes, tmp_path_factory):
     run = tmp_path_factory.mktemp("whole") / "run"
     train(shapes, run, settings=TINY, epochs=EPOCHS, quiet=True)
     return digests(run)
-
-
-def command(*words):
-    return [sys.executable, "-m", "fullconv", "train", *map(str, words)]
 
 
 def settings(**changes):
@@ -118,20 +113,27 @@ def test_interrupted_in_the_middle(shapes, tmp_path, monkeypatch, owner, name, c
 @pytest.mark.parametrize("workers", [0, 2])
 def test_killed_at_random_moments(shapes, tmp_path, uninterrupted, workers):
     chance, run, kills = random.Random(workers), tmp_path / "run", 0
-    words = [shapes, "--out", run, "--epochs", EPOCHS, *settings(**{"data.workers": workers, "checkpoint_minutes": 0})]
+    options = ["--epochs", EPOCHS, *settings(**{"data.workers": workers, "checkpoint_minutes": 0})]
+    assert call("--help").returncode == 0, "so that the next takes no longer than those after it"
+    began = time.monotonic()
+    assert call("train", shapes, "--out", tmp_path / "whole", *options).returncode == 0
+    seconds = time.monotonic() - began
+    assert digests(tmp_path / "whole") == uninterrupted
+    words = [shapes, "--out", run, *options]
     while kills < 5:
-        process = subprocess.Popen(command(*words), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(3 + 5 * chance.random())
-        finished = process.poll() is not None
+        process = start("train", *words)
+        process.join(seconds * chance.uniform(0.1, 0.6))
+        finished = process.exitcode is not None
         process.kill()
-        process.wait()
+        process.join()
         if (run / "config.yaml").is_file():
             words = ["--resume", run]
         if finished:
             break
         kills += 1
     if not (run / "summary.json").is_file():
-        subprocess.run(command(*words), check=True)
+        assert call("train", *words).returncode == 0
+    assert kills
     assert digests(run) == uninterrupted
 
 
