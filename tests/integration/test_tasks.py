@@ -73,6 +73,7 @@ def test_one_net_learns_both(data, tmp_path):
     with pytest.raises(UsageError, match="the model has no task 'depth'; it has semantic, object"):
         fullconv.evaluate(tmp_path / "run", data, task="depth")
     done = call("evaluate", tmp_path / "run", data, "--split", "train", "--task", "object", "--json")
+    assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["mean_iu"] == scores["object"].mean_iu
 
 
