@@ -4,13 +4,21 @@ import random
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fullconv.errors import ModelError, UsageError
+from fullconv.files import tensors
 from fullconv.training.checkpoint import KEPT, Checkpoint, Checkpoints, read_checkpoint
 
 
 def checkpoint(step: int) -> Checkpoint:
-    tensors = {"a": torch.arange(12.0).view(3, 4) + step, "rng": torch.arange(5, dtype=torch.uint8)}
+    weights = torch.arange(120.0).view(2, 3, 4, 5) + step
+    tensors = {
+        "a": torch.arange(12.0).view(3, 4) + step,
+        "channels last": weights.to(memory_format=torch.channels_last),
+        "channels first": weights,
+        "rng": torch.arange(5, dtype=torch.uint8),
+    }
     return Checkpoint(step, tensors, {"losses": [0.1, 1 / 3], "records": []})
 
 
@@ -30,6 +38,20 @@ def test_what_is_written_is_read(tmp_path):
     assert same(checkpoints.latest(), checkpoint(100))
     checkpoints.remove()
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_weights_are_written_from_where_they_lie(tmp_path, monkeypatch):
+    written = {}
+
+    def save(tensors, path, metadata):
+        written.update(tensors)
+        return save_file(tensors, path, metadata)
+
+    monkeypatch.setattr(tensors, "save_file", save)
+    kept = checkpoint(1)
+    Checkpoints(tmp_path).write(kept)
+    for name in ("a", "channels last"):
+        assert written[name].data_ptr() == kept.tensors[name].data_ptr()
 
 
 def test_every_cut_and_flip_is_noticed_and_the_one_before_used(tmp_path):

@@ -44,25 +44,27 @@ def command(data, run, settings):
     return ["train", data, "--out", run, *changes]
 
 
-def train_on_two_ranks(data, run, settings):
-    """Start two ranks with the environment that torchrun would give them, and return what both said."""
+def train_on_two_ranks(words, output, code=0, meanwhile=None):
+    """Start two ranks with the environment that torchrun would give them, and return what both said.
+
+    Args:
+        words: Of the command.
+        output: File for what they say.
+        code: With which they must end.
+        meanwhile: Called with the two processes.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    output = run.with_suffix(".txt")
     ranks = [
-        start(
-            *command(data, run, settings),
-            out=output,
-            err=output,
-            environment=group | {"RANK": rank, "LOCAL_RANK": rank},
-        )
-        for rank in "01"
+        start(*words, out=output, err=output, environment=group | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
     ]
     try:
+        if meanwhile:
+            meanwhile(ranks)
         for rank in ranks:
             rank.join(150)
-            assert rank.exitcode == 0, output.read_text()
+            assert rank.exitcode == code, output.read_text()
     finally:
         for rank in ranks:
             rank.kill()
@@ -117,7 +119,7 @@ def test_two_ranks_equal_one(shapes, tmp_path, batch_norm, batch, accumulate, mo
         "data.accumulate": accumulate,
     }
     one = train(shapes, tmp_path / "one", settings=settings, quiet=True)
-    output = train_on_two_ranks(shapes, tmp_path / "two", settings)
+    output = train_on_two_ranks(command(shapes, tmp_path / "two", settings), tmp_path / "two.txt")
     expected, found = weights(tmp_path / "one"), weights(tmp_path / "two")
     fresh = FCN.from_config(FCN.from_pretrained(tmp_path / "one" / "last").config).state_dict()
     assert not torch.allclose(
@@ -133,7 +135,7 @@ def test_two_ranks_equal_one(shapes, tmp_path, batch_norm, batch, accumulate, mo
 @pytest.mark.parametrize("more", [{}, {"optim.sharded": True, "optim.optimiser": "adamw", "optim.average": 0.9}])
 def test_a_killed_rank_is_started_again_and_ends_equal(shapes, tmp_path, launched, more):
     settings = SETTINGS | {"data.batch_size": 4, "checkpoint_minutes": 0, "model.dropout": 0.3, **more}
-    train_on_two_ranks(shapes, tmp_path / "whole", settings)
+    train_on_two_ranks(command(shapes, tmp_path / "whole", settings), tmp_path / "whole.txt")
     process = launched(shapes, tmp_path / "run", settings, "--max-restarts", "2", "--monitor-interval", "1")
     while not (tmp_path / "run" / "checkpoints").is_dir():
         assert process.poll() is None, process.communicate()[0]
@@ -144,6 +146,28 @@ def test_a_killed_rank_is_started_again_and_ends_equal(shapes, tmp_path, launche
     assert process.returncode == 0, output
     files = [tmp_path / name / "last" / "model.safetensors" for name in ("whole", "run")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [{"optim.batch_norm": "frozen"}, {"optim.batch_norm": "synchronised"}])
+def test_a_signal_to_one_rank_ends_both(shapes, tmp_path, more):
+    """In a step of eight passes; those of synchronised statistics are of both ranks. Resumed, the run ends equal."""
+    settings = SETTINGS | {"data.batch_size": 1, "data.accumulate": 16, "epochs": 10, "data.crop": 64, **more}
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train_on_two_ranks(command(shapes, whole, settings), tmp_path / "whole.txt")
+
+    def stop(ranks):
+        while "\nrate " not in (text := (tmp_path / "run.txt").read_text()):
+            assert all(rank.is_alive() for rank in ranks), text
+            time.sleep(0.01)
+        time.sleep(0.3)
+        os.kill(ranks[1].pid, signal.SIGTERM)
+
+    output = train_on_two_ranks(command(shapes, run, settings), tmp_path / "run.txt", code=143, meanwhile=stop)
+    assert "SIGTERM: saved" in output
+    assert (run / "checkpoints").is_dir() and not (run / "summary.json").is_file()
+    train_on_two_ranks(["train", "--resume", run], tmp_path / "resumed.txt")
+    assert (run / "last" / "model.safetensors").read_bytes() == (whole / "last" / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(("batch_size", "accumulate", "ranks"), [(4, 1, 2), (4, 2, 2), (3, 2, 3), (5, 2, 1), (4, 3, 2)])

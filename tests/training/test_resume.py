@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
+import torch
 
 from commands import call, start
 from fullconv import open_dataset, train
@@ -82,10 +83,15 @@ def test_interrupted_after_any_step(shapes, tmp_path, monkeypatch, uninterrupted
 
 @pytest.mark.parametrize(
     ("owner", "name", "call"),
-    [(loop, "upsampled_cross_entropy", 2), (loop, "upsampled_cross_entropy", 7), (Predictor, "labels", 3)],
+    [
+        (loop, "upsampled_cross_entropy", 2),
+        (loop, "upsampled_cross_entropy", 7),
+        (torch.nn.Conv2d, "forward", 30),
+        (Predictor, "labels", 3),
+    ],
 )
 def test_interrupted_in_the_middle(shapes, tmp_path, monkeypatch, owner, name, call):
-    """In a step of three batches, or in scoring four images: what was begun is left, and done again by who resumes."""
+    """In a step of three batches, between its passes or in one; or in scoring four images: that is left, and done again."""
     source = open_dataset(shapes)
     records = source.splits["train"]
     source = replace(source, splits={"train": records[4:], "val": records[:4]})

@@ -1,6 +1,7 @@
 """One step, in several batches or parts, is the step of one batch."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from fullconv import fcn8s
 from fullconv.data import Batch
 from fullconv.errors import FullconvError, UsageError
 from fullconv.training.config import load_config
-from fullconv.training.loop import accumulate_gradients, train_step
+from fullconv.training.interrupt import Abandoned, Interrupt, leaving_passes
+from fullconv.training.loop import accumulate_gradients, step_size, train_step
 from fullconv.training.optim import build_optimiser
 from fullconv.training.runtime import Runtime
 
@@ -35,9 +37,9 @@ def gradients(model, batches, **settings):
     model.zero_grad()
     changes = {"jaccard": 0} | settings  # Of each part, as batch statistics are: it does not add up.
     config = load_config("modern", {f"optim.{key}": value for key, value in changes.items()})
-    loss = accumulate_gradients(
-        model, batches, config, Runtime(device="cpu"), {"semantic": torch.tensor([1.0, 2.0, 0.5, 1.0])}
-    )
+    runtime, weights = Runtime(device="cpu"), {"semantic": torch.tensor([1.0, 2.0, 0.5, 1.0])}
+    size = step_size(batches, config, runtime, weights)
+    loss = accumulate_gradients(model, batches, size, config, runtime, weights)
     return loss, [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
 
@@ -114,6 +116,35 @@ def test_a_pass_that_ran_out_of_memory_does_not_count(model, batch, monkeypatch)
         torch.testing.assert_close(model.state_dict()[name], tensor, msg=lambda text, name=name: name + text)
 
 
+def test_a_rank_short_of_memory_asks_no_more_of_the_others(model, batch, monkeypatch):
+    """Or they would wait for each other in different places."""
+
+    class Asking(Runtime):
+        def total(self, number):
+            asked.append("total")
+            return super().total(number)
+
+        def largest(self, number):
+            asked.append("largest")
+            return super().largest(number)
+
+    config, weights, real, all_asked = load_config("modern"), {"semantic": torch.ones(4)}, model.coarse, []
+
+    def short_of_memory(images):
+        if len(images) > 2:
+            raise RuntimeError("can't allocate memory")
+        return real(images)
+
+    for coarse in (real, short_of_memory):
+        asked = []
+        monkeypatch.setattr(model, "coarse", coarse)
+        with warnings.catch_warnings(action="ignore"):
+            optimiser = build_optimiser(model, config.optim)
+            train_step(model, [batch], optimiser, config, Asking(device="cpu"), weights)
+        all_asked.append(asked)
+    assert all_asked[0] == all_asked[1] != []
+
+
 def test_one_image_too_large_for_the_memory(model, batch, monkeypatch):
     def short_of_memory(images):
         raise RuntimeError("can't allocate memory")
@@ -136,6 +167,36 @@ def test_a_single_cell_cannot_be_normalised(model):
     batch = Batch(torch.rand(1, 3, 32, 32) * 255, torch.zeros(1, 32, 32, dtype=torch.long), ("a",), 255)
     with pytest.raises(UsageError, match=r"larger crops .*or optim\.batch_norm=frozen"):
         step(model, batch)
+
+
+def test_a_signal_ends_a_pass_forwards(model, batch):
+    """At the next layer: none runs after it."""
+    interrupt, model = Interrupt(), model.train()
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)]
+    ran = []
+    for layer in layers:
+        layer.register_forward_hook(lambda layer, *_: ran.append(layer))
+    layers[3].register_forward_hook(lambda *_: setattr(interrupt, "number", 15))
+    with leaving_passes(model, interrupt), pytest.raises(Abandoned):
+        model(batch.images)
+    assert ran == layers[:4]
+    model(batch.images)
+    with leaving_passes(model.eval(), interrupt):
+        model(batch.images)  # To evaluate a network in between is no pass of training.
+
+
+def test_a_signal_ends_a_pass_backwards(model, batch):
+    """At the next gradient: the deepest half of the weights has none."""
+    interrupt, model = Interrupt(), model.train()
+    next(model.trunk.parameters()).requires_grad_(False)
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    learned[len(learned) // 2].register_hook(lambda _: setattr(interrupt, "number", 15))
+    with leaving_passes(model, interrupt), pytest.raises(Abandoned):
+        model(batch.images).sum().backward()
+    assert 0 < sum(parameter.grad is not None for parameter in learned) < 0.8 * len(learned)
+    model.zero_grad()
+    model(batch.images).sum().backward()
+    assert all(parameter.grad is not None for parameter in learned)
 
 
 def saved_bytes(run):
@@ -162,10 +223,10 @@ def test_recomputing_changes_memory_only(batch, trunk):
         if recompute:
             network.trunk.save_memory()
         network.train()
-        runtime = Runtime(device="cpu")
+        further = (config, Runtime(device="cpu"), {"semantic": torch.ones(4)})
         size, loss = saved_bytes(
-            lambda network=network, config=config, runtime=runtime: accumulate_gradients(
-                network, [batch], config, runtime, {"semantic": torch.ones(4)}
+            lambda network=network, further=further: accumulate_gradients(
+                network, [batch], step_size([batch], *further), *further
             )
         )
         gradients = [p.grad for p in network.parameters() if p.grad is not None]

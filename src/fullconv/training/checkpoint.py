@@ -1,7 +1,8 @@
 """Everything a run needs to go on where it stopped: one hashed file, written whole; damaged ones are passed over.
 
-A file is safetensors followed by its SHA-256. It is written from where the tensors lie: beside a gigabyte of state
-there may be no room, and after a signal there is no time, for its bytes once more.
+A file is safetensors followed by its SHA-256. It is written from where the tensors lie, those of four dimensions with
+the second one last, as training keeps them: beside a gigabyte of state there may be no room, and after a signal there is
+no time, for its bytes once more.
 """
 
 import hashlib
@@ -18,7 +19,7 @@ from ..errors import ModelError
 from ..files.atomic import write_atomically
 from ..files.tensors import save_tensors
 
-SCHEMA = 1
+SCHEMA = 2
 KEPT = 2
 """How many checkpoints stay: the newest, and the one before should that be damaged."""
 
@@ -57,9 +58,10 @@ class Checkpoints:
             UsageError: It cannot be written; those before are as they were.
         """
         facts = json.dumps({"schema": SCHEMA, "step": checkpoint.step, **checkpoint.facts})
+        tensors = {name: _as_kept(tensor) for name, tensor in checkpoint.tensors.items()}
 
         def write(path: Path) -> None:
-            save_tensors(path, checkpoint.tensors, {"facts": facts})
+            save_tensors(path, tensors, {"facts": facts})
             with path.open("r+b") as file:
                 file.write(hashlib.file_digest(file, "sha256").digest())
 
@@ -107,4 +109,13 @@ def read_checkpoint(path: Path) -> Checkpoint:
     facts = json.loads(json.loads(payload[8 : 8 + length])["__metadata__"]["facts"])
     if facts.pop("schema") != SCHEMA:
         raise ModelError(f"{path}: written by another version of fullconv; resume with that one")
-    return Checkpoint(facts.pop("step"), load(payload), facts)
+    tensors = {name: _as_used(tensor) for name, tensor in load(payload).items()}
+    return Checkpoint(facts.pop("step"), tensors, facts)
+
+
+def _as_kept(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor
+
+
+def _as_used(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 else tensor

@@ -1,10 +1,12 @@
-"""Ctrl-C and SIGTERM during training: the last whole step is saved, and the run ends."""
+"""Ctrl-C and SIGTERM during training: the step in progress is left, the last whole one is saved, and the run ends."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+
+from torch import nn
 
 from ..errors import FullconvError
 
@@ -46,10 +48,6 @@ class Interrupt:
         raise Interrupted(self.number, f"{signal.Signals(self.number).name}: saved; fullconv train --resume {run}")
 
 
-NEVER = Interrupt()
-"""For work that no signal ends early."""
-
-
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
     """Note SIGINT and SIGTERM while the block runs, instead of dying of them; outside the main thread do nothing."""
@@ -65,3 +63,32 @@ def interruptible() -> Iterator[Interrupt]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def leaving_passes(model: nn.Module, interrupt: Interrupt) -> Iterator[None]:
+    """While the block runs, let a network in training leave its passes, forwards and backwards, once a signal came.
+
+    A pass of a large image takes longer than who pressed Ctrl-C will wait. It is left before the next layer, or after
+    the next weights' gradient: on a processor these hooks are also where Python learns of a signal in a backward pass.
+
+    Raises:
+        Abandoned: From within the pass.
+    """
+
+    def leave(*_: object) -> None:
+        if interrupt.number:
+            raise Abandoned
+
+    def leave_training(layer: nn.Module, _: object) -> None:
+        if layer.training:
+            leave()
+
+    hooks = [layer.register_forward_pre_hook(leave_training) for layer in model.modules()]
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    hooks += [parameter.register_post_accumulate_grad_hook(leave) for parameter in learned]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -23,7 +23,7 @@ from ..models import FCN, ModelConfig
 from .config import TrainConfig
 from .events import Events
 from .feed import Feed, build_feed, input_scale
-from .interrupt import NEVER, Abandoned, Interrupt, interruptible
+from .interrupt import Abandoned, Interrupt, interruptible, leaving_passes
 from .optim import check_finite, class_weights, remembered_statistics, set_training
 from .progress import Clock, TrainingProgress
 from .runlog import COLUMNS, RunLog
@@ -131,12 +131,16 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
     progress.say(*describe(model, source, feed, config, runtime))
     for task, part in tasks(source).items():
         progress.say(*never_seen(pixels[task], part.labels.names))
-    with progress.running(), interruptible() as interrupt:
+    with (
+        progress.running(),
+        interruptible() as interrupt,
+        nullcontext() if runtime.lockstep else leaving_passes(model, interrupt),
+    ):
         while not state.finished:
             for batches in feed.steps(state.epoch, len(state.losses)):
                 runtime.seed(config.seed, state.step)
                 with suppress(Abandoned):
-                    state.advance(train_step(model, batches, state.optimiser, config, runtime, weights, interrupt))
+                    state.advance(train_step(model, batches, state.optimiser, config, runtime, weights))
                     progress.step(state, feed.batches.step, runtime.memory())
                 stop_if_asked(interrupt, state, log, clock, runtime)
                 if runtime.largest(log.writes and clock.due(config.checkpoint_minutes)):
@@ -228,24 +232,24 @@ def train_step(
     config: TrainConfig,
     runtime: Runtime,
     class_weights: Mapping[str, Float[torch.Tensor, "_"]],
-    interrupt: Interrupt = NEVER,
 ) -> float:
     """Take one step on one or more batches, as if they were one, and return its loss.
 
     Where the memory does not suffice, batches are halved for the rest of the run, and the step is taken again.
 
     Raises:
-        Abandoned: A signal came between two batches; weights and statistics are as they were.
+        Abandoned: A signal came (see :func:`leaving_passes`); weights and statistics are as they were.
         FullconvError: The loss is not finite; the weights are then as they were.
         UsageError: Batch normalisation has a single number to go by.
     """
     set_training(model, config.optim)
+    size = step_size(batches, config, runtime, class_weights)
     restore, loss = remembered_statistics(model), math.nan
-    while True:
+    while True:  # Nothing in it asks other ranks: they may have the memory.
         optimiser.zero_grad(set_to_none=True)
         try:
             with suppress(Abandoned):
-                loss = accumulate_gradients(model, runtime.parts(batches), config, runtime, class_weights, interrupt)
+                loss = accumulate_gradients(model, runtime.parts(batches), size, config, runtime, class_weights)
             break
         except RuntimeError as error:
             restore()
@@ -267,31 +271,50 @@ def train_step(
     return runtime.total(loss)
 
 
-def accumulate_gradients(
-    model: FCN,
+@dataclass(frozen=True)
+class StepSize:
+    """How much a step sees, on all ranks.
+
+    Attributes:
+        pixels: Labelled pixels of each task, by which its loss is divided; 1 where losses are summed.
+        images: Number of images.
+    """
+
+    pixels: Mapping[str, float]
+    images: float
+
+
+def step_size(
     batches: Sequence[Batch],
     config: TrainConfig,
     runtime: Runtime,
     class_weights: Mapping[str, Float[torch.Tensor, "_"]],
-    interrupt: Interrupt = NEVER,
-) -> float:
-    """Add the gradients of the loss, and return it: of all tasks, each summed or divided by its pixels in the step.
-
-    Raises:
-        Abandoned: A signal came between two batches. Not where ranks share their weights: every pass is of all of them.
-        FullconvError: The loss is not finite.
-    """
+) -> StepSize:
+    """Return by what the losses of a step's images are divided; all ranks must ask for it."""
     optim, pixels = config.optim, dict.fromkeys(class_weights, 1.0)
     if optim.loss == "mean":
         for task, weights in class_weights.items():
             targets = [thinned(batch.of_task(task), optim.loss_stride) for batch in batches]
             counts = [labelled(target, batches[0].ignore_index, weights.cpu()) for target in targets]
             pixels[task] = max(1e-12, runtime.total(sum(counts)))
-    images = runtime.total(float(sum(len(batch.stems) for batch in batches)))
-    losses = []
+    return StepSize(pixels, runtime.total(float(sum(len(batch.stems) for batch in batches))))
+
+
+def accumulate_gradients(
+    model: FCN,
+    batches: Sequence[Batch],
+    size: StepSize,
+    config: TrainConfig,
+    runtime: Runtime,
+    class_weights: Mapping[str, Float[torch.Tensor, "_"]],
+) -> float:
+    """Add the gradients of the loss, and return it: of all tasks, each summed or divided by its pixels in the step.
+
+    Raises:
+        FullconvError: The loss is not finite.
+    """
+    optim, losses = config.optim, list[float]()
     for batch in batches:
-        if interrupt.number and not runtime.sharded:
-            raise Abandoned
         with runtime.autocast():
             outputs = model.coarse(runtime.place(batch.images))
         parts = []
@@ -306,9 +329,9 @@ def accumulate_gradients(
                 label_smoothing=optim.label_smoothing,
                 class_weights=class_weights[task],
             )
-            parts.append(cross_entropy / pixels[task])
+            parts.append(cross_entropy / size.pixels[task])
             if optim.jaccard:
-                share = optim.jaccard * len(batch.stems) / images
+                share = optim.jaccard * len(batch.stems) / size.images
                 parts.append(share * jaccard_of_some(scores, upsampling, target, batch.ignore_index))
         loss = torch.stack(parts).sum()
         check_finite(loss, batch.stems)

@@ -32,6 +32,7 @@ class Runtime:
     Attributes:
         pieces: Into how many parts each batch is cut to fit the memory.
         sharded: Whether every rank has only its share of the weights.
+        lockstep: Whether ranks wait for each other within passes, which none of them may then leave, or take apart.
         rank: Number of this process, from 0.
         ranks: How many there are.
     """
@@ -42,7 +43,7 @@ class Runtime:
         self.device = torch.device(device or (gpu if torch.cuda.is_available() else "cpu"))
         self.precision = precision
         self.pieces = 1
-        self.sharded = False
+        self.sharded = self.lockstep = False
 
     def prepare(self, model: nn.Module, batch_norm: str = "batch") -> None:
         """Move a network to the device, in the layout its convolutions are fastest in, with equal weights everywhere.
@@ -55,6 +56,7 @@ class Runtime:
             _keep_freed_memory()
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if batch_norm == "synchronised" and self.ranks > 1:
+            self.lockstep = True
             for layer in model.modules():
                 if isinstance(layer, nn.BatchNorm2d):
                     layer.forward = functools.partial(_synchronised, layer)  # type: ignore[method-assign]
@@ -79,7 +81,7 @@ class Runtime:
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
         register_fsdp_forward_method(model, "coarse")
-        self.sharded = True
+        self.sharded = self.lockstep = True
 
     def seed(self, seed: int, step: int) -> None:
         """Let chance in the network be a function of the run's seed, the step and the rank: nothing to save of it."""
@@ -160,14 +162,14 @@ class Runtime:
 
         Raises:
             RuntimeError: ``error``, if it says something else.
-            FullconvError: Every part is one image already; or ranks share their weights, and so every pass.
+            FullconvError: Every part is one image already; or ranks wait for each other within passes.
         """
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise error
-        if self.sharded:
+        if self.lockstep:
             raise FullconvError(
-                "a batch is too much for the memory, and ranks with a share of the weights cannot part it one by one: "
-                "set a smaller data.batch_size, and data.accumulate for as large a step"
+                "a batch is too much for the memory, and ranks that share weights or statistics cannot part it each for "
+                "itself: set a smaller data.batch_size, and data.accumulate for as large a step"
             ) from error
         if all(len(batch.stems) == 1 for batch in self.parts(batches)):
             raise FullconvError(
