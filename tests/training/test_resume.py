@@ -91,7 +91,7 @@ def test_interrupted_after_any_step(shapes, tmp_path, monkeypatch, uninterrupted
     ],
 )
 def test_interrupted_in_the_middle(shapes, tmp_path, monkeypatch, owner, name, call):
-    """In a step of three batches, between its passes or in one; or in scoring four images: that is left, and done again."""
+    """In a step of three batches, between its passes or in one; or in scoring four images: left, and done again."""
     source = open_dataset(shapes)
     records = source.splits["train"]
     source = replace(source, splits={"train": records[4:], "val": records[:4]})

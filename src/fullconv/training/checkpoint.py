@@ -1,8 +1,8 @@
 """Everything a run needs to go on where it stopped: one hashed file, written whole; damaged ones are passed over.
 
 A file is safetensors followed by its SHA-256. It is written from where the tensors lie, those of four dimensions with
-the second one last, as training keeps them: beside a gigabyte of state there may be no room, and after a signal there is
-no time, for its bytes once more.
+the second one last, as training keeps them: beside a gigabyte of state there may be no room, and after a signal there
+is no time, for its bytes once more.
 """
 
 import hashlib

@@ -85,8 +85,9 @@ def leaving_passes(model: nn.Module, interrupt: Interrupt) -> Iterator[None]:
             leave()
 
     hooks = [layer.register_forward_pre_hook(leave_training) for layer in model.modules()]
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    hooks += [parameter.register_post_accumulate_grad_hook(leave) for parameter in learned]
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            hooks.append(parameter.register_post_accumulate_grad_hook(leave))  # type: ignore[no-untyped-call]
     try:
         yield
     finally:

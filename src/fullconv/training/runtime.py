@@ -168,8 +168,8 @@ class Runtime:
             raise error
         if self.lockstep:
             raise FullconvError(
-                "a batch is too much for the memory, and ranks that share weights or statistics cannot part it each for "
-                "itself: set a smaller data.batch_size, and data.accumulate for as large a step"
+                "a batch is too much for the memory, and ranks that share weights or statistics cannot part it one by "
+                "one: set a smaller data.batch_size, and data.accumulate for as large a step"
             ) from error
         if all(len(batch.stems) == 1 for batch in self.parts(batches)):
             raise FullconvError(
