@@ -11,7 +11,6 @@ from fullconv import fcn8s
 from fullconv.data import Batch
 from fullconv.errors import FullconvError, UsageError
 from fullconv.training.config import load_config
-from fullconv.training.interrupt import Abandoned, Interrupt, leaving_passes
 from fullconv.training.loop import accumulate_gradients, step_size, train_step
 from fullconv.training.optim import build_optimiser
 from fullconv.training.runtime import Runtime
@@ -167,36 +166,6 @@ def test_a_single_cell_cannot_be_normalised(model):
     batch = Batch(torch.rand(1, 3, 32, 32) * 255, torch.zeros(1, 32, 32, dtype=torch.long), ("a",), 255)
     with pytest.raises(UsageError, match=r"larger crops .*or optim\.batch_norm=frozen"):
         step(model, batch)
-
-
-def test_a_signal_ends_a_pass_forwards(model, batch):
-    """At the next layer: none runs after it."""
-    interrupt, model = Interrupt(), model.train()
-    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)]
-    ran = []
-    for layer in layers:
-        layer.register_forward_hook(lambda layer, *_: ran.append(layer))
-    layers[3].register_forward_hook(lambda *_: setattr(interrupt, "number", 15))
-    with leaving_passes(model, interrupt), pytest.raises(Abandoned):
-        model(batch.images)
-    assert ran == layers[:4]
-    model(batch.images)
-    with leaving_passes(model.eval(), interrupt):
-        model(batch.images)  # To evaluate a network in between is no pass of training.
-
-
-def test_a_signal_ends_a_pass_backwards(model, batch):
-    """At the next gradient: the deepest half of the weights has none."""
-    interrupt, model = Interrupt(), model.train()
-    next(model.trunk.parameters()).requires_grad_(False)
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    learned[len(learned) // 2].register_hook(lambda _: setattr(interrupt, "number", 15))
-    with leaving_passes(model, interrupt), pytest.raises(Abandoned):
-        model(batch.images).sum().backward()
-    assert 0 < sum(parameter.grad is not None for parameter in learned) < 0.8 * len(learned)
-    model.zero_grad()
-    model(batch.images).sum().backward()
-    assert all(parameter.grad is not None for parameter in learned)
 
 
 def saved_bytes(run):

@@ -10,6 +10,7 @@ from ..inference import Predictor
 from ..models import FCN
 from .config import TrainConfig
 from .feed import build_feed
+from .interrupt import Interrupt, leaving_passes
 from .loop import class_pixels, task_weights, train_step
 from .optim import build_optimiser
 from .runtime import Runtime
@@ -41,12 +42,13 @@ def epochs_within(seconds: float, model: FCN, source: DataSource, config: TrainC
         feed = build_feed(source, config, runtime.rank, runtime.ranks)
         optimiser = build_optimiser(trial, config.optim)
         times, before = [], time.monotonic()
-        for batches in feed.endless():
-            train_step(trial, batches, optimiser, config, runtime, weights)
-            times.append(time.monotonic() - before)
-            before = time.monotonic()
-            if runtime.largest(len(times) >= LEAST and before - start > TRIAL * seconds):
-                break
+        with leaving_passes(trial, Interrupt()):
+            for batches in feed.endless():
+                train_step(trial, batches, optimiser, config, runtime, weights)
+                times.append(time.monotonic() - before)
+                before = time.monotonic()
+                if runtime.largest(len(times) >= LEAST and before - start > TRIAL * seconds):
+                    break
         measured = sorted(times[len(times) // 2 :])
         epoch = feed.steps_an_epoch * measured[len(measured) // 2]
         evaluation = _evaluation_seconds(trial, source) if "val" in source.splits else 0.0

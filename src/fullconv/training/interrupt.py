@@ -70,7 +70,8 @@ def leaving_passes(model: nn.Module, interrupt: Interrupt) -> Iterator[None]:
     """While the block runs, let a network in training leave its passes, forwards and backwards, once a signal came.
 
     A pass of a large image takes longer than who pressed Ctrl-C will wait. It is left before the next layer, or after
-    the next weights' gradient: on a processor these hooks are also where Python learns of a signal in a backward pass.
+    the next weights' gradient. On a processor a backward pass is one call of C++, and these hooks are all that lets
+    Python learn of a signal in it: useful even where the signal itself ends the work, and ``interrupt`` notes none.
 
     Raises:
         Abandoned: From within the pass.

@@ -11,6 +11,7 @@ from ..errors import FullconvError, UsageError
 from ..files.atomic import write_atomically
 from .config import TrainConfig, load_config, named_settings
 from .feed import build_feed
+from .interrupt import Interrupt, leaving_passes
 from .loop import class_pixels, task_weights, train_step
 from .optim import build_optimiser
 from .run import opened
@@ -86,18 +87,19 @@ def range_test(source: DataSource, config: TrainConfig, log: RunLog, steps: int)
     own = [group["lr"] for group in optimiser.param_groups]
     rates, losses, smoothed = list[float](), list[float](), list[float]()
     feed = build_feed(source, config, runtime.rank, runtime.ranks)
-    for place, batches in zip(range(steps), feed.endless(), strict=False):
-        factor = SPAN ** (2 * place / max(1, steps - 1) - 1)
-        for group, rate in zip(optimiser.param_groups, own, strict=True):
-            group["lr"] = rate * factor
-        try:
-            losses.append(train_step(model, batches, optimiser, config, runtime, weights))
-        except FullconvError:  # Not finite: the end of the test, not an error.
-            break
-        rates.append(config.optim.rate * factor)
-        smoothed.append(_average(losses))
-        if smoothed[-1] > EXPLODED * min(smoothed):
-            break
+    with leaving_passes(model, Interrupt()):
+        for place, batches in zip(range(steps), feed.endless(), strict=False):
+            factor = SPAN ** (2 * place / max(1, steps - 1) - 1)
+            for group, rate in zip(optimiser.param_groups, own, strict=True):
+                group["lr"] = rate * factor
+            try:
+                losses.append(train_step(model, batches, optimiser, config, runtime, weights))
+            except FullconvError:  # Not finite: the end of the test, not an error.
+                break
+            rates.append(config.optim.rate * factor)
+            smoothed.append(_average(losses))
+            if smoothed[-1] > EXPLODED * min(smoothed):
+                break
     return RateTest(tuple(rates), tuple(losses), tuple(smoothed), suggested(rates, smoothed))
 
 

@@ -1,0 +1,105 @@
+"""A signal in a pass: it is left there."""
+
+import os
+import signal
+import threading
+
+import pytest
+import torch
+
+from fullconv import fcn8s
+from fullconv.data import write_shapes
+from fullconv.training import budget, rates
+from fullconv.training.config import load_config
+from fullconv.training.interrupt import Abandoned, Interrupt, interruptible, leaving_passes
+from fullconv.training.loop import build_model
+
+TINY = {"model.trunk": "small", "model.context": "none", "data.crop": 32}
+
+
+class Stopped(Exception):
+    """What the handler of a signal raises."""
+
+
+@pytest.fixture
+def stopping():
+    """Let SIGTERM raise ``Stopped``, as it ends a command."""
+
+    def stop(*_):
+        raise Stopped
+
+    before = signal.signal(signal.SIGTERM, stop)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture
+def model():
+    return fcn8s("small", num_classes=4, context="none").train()
+
+
+def learned(model):
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def signalled_backwards(model):
+    """Send SIGTERM from another thread when gradients have begun to flow back: as from another process."""
+    scores, begun = model(torch.rand(4, 3, 256, 256) * 255), threading.Event()
+    scores.register_hook(lambda _: begun.set())
+
+    def send():
+        begun.wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        scores.sum().backward()
+    finally:
+        thread.join()
+
+
+def test_forwards(model):
+    """It is left before the next layer; but to evaluate a network in between is no pass of training."""
+    interrupt, ran = Interrupt(), []
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Conv2d)]
+    for layer in layers:
+        layer.register_forward_hook(lambda layer, *_: ran.append(layer))
+    layers[3].register_forward_hook(lambda *_: setattr(interrupt, "number", signal.SIGTERM))
+    images = torch.rand(2, 3, 40, 48) * 255
+    with leaving_passes(model, interrupt), pytest.raises(Abandoned):
+        model(images)
+    assert ran == layers[:4]
+    model(images)
+    with leaving_passes(model.eval(), interrupt):
+        model(images)
+
+
+def test_backwards(model):
+    """It is left after the next gradient: the deepest weights get none. Frozen ones never do."""
+    next(model.trunk.parameters()).requires_grad_(False)
+    with interruptible() as interrupt, leaving_passes(model, interrupt), pytest.raises(Abandoned):
+        signalled_backwards(model)
+    assert interrupt.number == signal.SIGTERM
+    assert any(parameter.grad is None for parameter in learned(model))
+    model(torch.rand(2, 3, 40, 48) * 255).sum().backward()
+    assert all(parameter.grad is not None for parameter in learned(model))
+
+
+@pytest.mark.parametrize("command", ["--time", "--find-lr"])
+def test_in_steps_that_are_only_measured(tmp_path, monkeypatch, stopping, command):
+    models, config = [], load_config("modern", TINY)
+    source = write_shapes(tmp_path / "data", count=6, sizes=(40, 48))
+
+    def step(model, *_):
+        models.append(model)
+        signalled_backwards(model.train())
+
+    module = budget if command == "--time" else rates
+    monkeypatch.setattr(module, "train_step", step)
+    with pytest.raises(Stopped):
+        if command == "--time":
+            budget.epochs_within(60.0, build_model(config, source), source, config)
+        else:
+            rates.find_rate(source, tmp_path / "run", settings=TINY)
+    assert any(parameter.grad is None for parameter in learned(models[-1]))
