@@ -2,10 +2,10 @@
 
     python benchmarks/stop_time.py --stops 12 --seed 0
 
-Generated images of 360 to 500 pixels a side; by turns the recipes ``paper-accumulate`` (20 passes a step), ``paper-heavy``
-(a checkpoint of 1 GB), and the latter with ``--time`` and with ``--find-lr``, which save nothing. A run gets the signal 1
-to 30 seconds after it has said how it will train; those two, who say nothing before, 11 to 40 seconds after their start.
-Prints the seconds from the signal to the end of the process, and its exit code.
+Generated images of 360 to 500 pixels a side; by turns the recipes ``paper-accumulate`` (20 passes a step),
+``paper-heavy`` (a checkpoint of 1 GB), and that with ``--time`` and ``--find-lr``, whose measured steps save nothing. A
+run gets the signal 1 to 30 seconds after it has said how it will train; those that say nothing before, 11 to 40 seconds
+after their start. Prints the seconds from the signal to the end of the process, and its exit code.
 """
 
 import argparse
