@@ -48,6 +48,8 @@ def main() -> None:
     parser.add_argument("--stops", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    # What a shell starts in the background, and its children, would ignore SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     chance = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
