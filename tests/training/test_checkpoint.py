@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from fullconv.errors import ModelError, UsageError
 from fullconv.files import tensors
+from fullconv.training import checkpoint as module
 from fullconv.training.checkpoint import KEPT, Checkpoint, Checkpoints, read_checkpoint
 
 
@@ -72,6 +73,28 @@ def test_every_cut_and_flip_is_noticed_and_the_one_before_used(tmp_path):
         if number % 100 == 0:
             with pytest.warns(UserWarning, match="going on from the one before"):
                 assert same(checkpoints.latest(), checkpoint(1))
+
+
+def test_where_all_were_damaged_those_of_the_new_beginning_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (90, 100):
+        checkpoints.write(checkpoint(step))
+        (tmp_path / f"{step:09d}.ckpt").write_bytes(b"damaged")
+    with pytest.warns(UserWarning, match="damaged checkpoint"):
+        assert checkpoints.latest() is None
+    for step in (10, 20):
+        checkpoints.write(checkpoint(step))
+        assert same(checkpoints.latest(), checkpoint(step))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000000010.ckpt", "000000020.ckpt"]
+
+
+def test_one_of_another_version_is_not_passed_over(tmp_path, monkeypatch):
+    """Nor does the run start anew: nothing of it is damaged."""
+    monkeypatch.setattr(module, "SCHEMA", module.SCHEMA - 1)
+    Checkpoints(tmp_path).write(checkpoint(1))
+    monkeypatch.undo()
+    with pytest.raises(ModelError, match=r"000000001\.ckpt: written by another version of fullconv"):
+        Checkpoints(tmp_path).latest()
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, small_files):

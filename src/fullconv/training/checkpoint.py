@@ -52,7 +52,7 @@ class Checkpoints:
         self.folder = folder
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Write one, whole or not at all, and then remove those before the last, and what killed processes left.
+        """Write one, whole or not at all; then remove all but it and the last before it, and what is half-written.
 
         Raises:
             UsageError: It cannot be written; those before are as they were.
@@ -65,16 +65,24 @@ class Checkpoints:
             with path.open("r+b") as file:
                 file.write(hashlib.file_digest(file, "sha256").digest())
 
-        write_atomically(self.folder / f"{checkpoint.step:09d}.ckpt", write)
-        self._clear(self._paths()[:KEPT])
+        path = self.folder / f"{checkpoint.step:09d}.ckpt"
+        write_atomically(path, write)
+        # Those after it were damaged, or it would not have been come to again.
+        self._clear([other for other in self._paths() if other <= path][:KEPT])
 
     def latest(self) -> Checkpoint | None:
-        """Return the newest that is whole; None where there is none. Damaged ones are named in a warning."""
+        """Return the newest that is whole; None where there is none. Damaged ones are named in a warning.
+
+        Raises:
+            ModelError: Another version wrote it.
+        """
         for path in self._paths():
             try:
-                return read_checkpoint(path)
+                payload = _read_whole(path)
             except ModelError as error:
                 warnings.warn(f"{error}; going on from the one before", stacklevel=2)
+            else:
+                return _parsed(path, payload)
         return None
 
     def remove(self) -> None:
@@ -98,6 +106,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         ModelError: It cannot be read, a byte of it has changed, or another version wrote it.
     """
+    return _parsed(path, _read_whole(path))
+
+
+def _read_whole(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -105,6 +117,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     payload = content[:-_DIGEST]
     if content[-_DIGEST:] != hashlib.sha256(payload).digest():
         raise ModelError(f"{path}: damaged checkpoint (its hash does not fit)")
+    return payload
+
+
+def _parsed(path: Path, payload: bytes) -> Checkpoint:
     length = int.from_bytes(payload[:8], "little")
     facts = json.loads(json.loads(payload[8 : 8 + length])["__metadata__"]["facts"])
     if facts.pop("schema") != SCHEMA:
