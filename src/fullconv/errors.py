@@ -7,6 +7,7 @@ line and leaves with ``exit_code``::
     ├── UsageError           2   an option, a configuration key, an output that cannot be written
     ├── DataError            3   a data set, an image, a mask
     ├── ModelError           4   a model folder or a weight file
+    ├── NotFinite            1   a loss, gradient or weight in training that is no number
     └── GeometryError        2   layers whose strides, offsets or sizes do not fit
 """
 
@@ -35,6 +36,10 @@ class ModelError(FullconvError):
     """A model folder or weight file that cannot be used; the message names the file."""
 
     exit_code = 4
+
+
+class NotFinite(FullconvError):
+    """A loss, a gradient or a weight in training that is infinite or no number."""
 
 
 class GeometryError(FullconvError):

@@ -176,3 +176,29 @@ def test_cost_does_not_grow_with_the_scale(monkeypatch: pytest.MonkeyPatch) -> N
 def test_impossible_settings(settings_: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         TrainingTransform(**settings_)
+
+
+@given(SIZES, st.integers(1, 9), st.floats(0.05, 1.0), st.integers(0, 2**31))
+@settings(deadline=None, max_examples=40)
+def test_cells_of_the_target_are_kept_whole_or_not_at_all(
+    size: tuple[int, int], cell: int, keep: float, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    still = TrainingTransform(None, flip=0.0, colour=0.0, ignore_index=-1, keep=keep, cell=cell)
+    sample = encoded(*size)
+    result = still(sample)
+    assert torch.equal(result.image, sample.image), "of the image everything is seen"
+    for top in range(0, size[0], cell):
+        for left in range(0, size[1], cell):
+            window = (slice(top, top + cell), slice(left, left + cell))
+            whole = torch.equal(result.target[window], sample.target[window])
+            assert whole or bool((result.target[window] == -1).all())
+            assert whole or keep < 1
+
+
+def test_cells_are_kept_with_the_probability_asked_for() -> None:
+    """Of 10,000 cells a quarter, to four standard deviations."""
+    torch.manual_seed(0)
+    result = TrainingTransform(None, flip=0.0, colour=0.0, ignore_index=-1, keep=0.25, cell=4)(encoded(400, 400))
+    kept = float((result.target != -1).float().mean())
+    assert abs(kept - 0.25) < 4 * (0.25 * 0.75 / 10_000) ** 0.5

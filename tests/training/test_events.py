@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from commands import call
 from fullconv import train
 from fullconv.data import write_shapes
 from fullconv.errors import UsageError
@@ -21,7 +22,10 @@ def shapes(tmp_path_factory):
 
 def test_curves_and_pictures(shapes, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="needs an extra")
-    train(shapes, tmp_path / "run", settings=SETTINGS, epochs=3, quiet=True)
+    # In a process of its own: what is not written before it ends is lost.
+    settings = [word for key, value in SETTINGS.items() for word in ("--set", f"{key}={value}")]
+    done = call("train", shapes, "--out", tmp_path / "run", "--epochs", 3, *settings)
+    assert done.returncode == 0, done.stderr
     events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     for name in ("loss", "mean_iu"):

@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -7,11 +8,15 @@ import torch
 
 from fullconv import load, train
 from fullconv.data import open_dataset, write_shapes
-from fullconv.errors import DataError, FullconvError, UsageError
+from fullconv.errors import DataError, NotFinite, UsageError
 from fullconv.evaluation import evaluate
 from fullconv.models import FCN
+from fullconv.training.checkpoint import read_checkpoint
 from fullconv.training.config import load_config
 from fullconv.training.feed import build_feed, derived_crop, derived_epochs, evaluated_epochs, input_scale, median_side
+from fullconv.training.loop import build_model
+from fullconv.training.runtime import Runtime
+from fullconv.training.words import describe
 
 TINY = {"model.trunk": "small", "model.context": "none", "data.crop": 48, "data.batch_size": 4}
 
@@ -108,14 +113,21 @@ def test_settings_are_followed(shapes, tmp_path, settings):
 
 
 def test_a_loss_that_explodes_stops_the_run_and_keeps_nothing_of_it(shapes, tmp_path):
-    with pytest.raises(FullconvError, match="the loss is"):
-        run(
-            shapes,
-            tmp_path / "run",
-            epochs=30,
-            settings={"optim.rate": 1e30, "optim.optimiser": "sgd", "optim.warmup": 0},
-        )
+    """After each step a checkpoint is written, after each second one an epoch ends."""
+    settings = {"optim.optimiser": "sgd", "optim.warmup": 0, "checkpoint_minutes": 0}
+    with pytest.raises(NotFinite, match=r"the loss is|the gradient's norm is"):
+        run(shapes, tmp_path / "run", epochs=30, settings=settings | {"optim.rate": 1e30})
     assert not (tmp_path / "run" / "best").exists()
+    kept = [tensor for path in (tmp_path / "run").rglob("*.ckpt") for tensor in read_checkpoint(path).tensors.values()]
+    assert kept and all(bool(torch.isfinite(tensor).all()) for tensor in kept)
+
+
+@pytest.mark.parametrize("often", [0, 5])
+def test_weights_that_explode_in_the_last_step_are_not_kept(shapes, tmp_path, often):
+    settings = {"optim.optimiser": "sgd", "optim.rate": 1e300, "data.batch_size": 12, "checkpoint_minutes": often}
+    with pytest.raises(NotFinite, match="the weights are no longer finite"):
+        run(shapes, tmp_path / "run", settings=settings)
+    assert not list((tmp_path / "run").rglob("*.safetensors")) and not list((tmp_path / "run").rglob("*.ckpt"))
 
 
 def test_bad_data_is_found_before_the_first_step(tmp_path):
@@ -154,6 +166,37 @@ def test_whole_images_stay_as_large_as_they_are(shapes, tmp_path):
     assert input_scale(load_config("modern", whole), shapes) == 1
     with pytest.raises(UsageError, match=r"model\.input_scale=2 is for crops"):
         run(shapes, tmp_path / "run", settings={**whole, "model.input_scale": 2})
+
+
+def test_an_epoch_of_patches_is_all_of_them(shapes):
+    """So that their number decides how often they are seen."""
+    feed = build_feed(shapes, load_config("modern", {"data.patches": "uniform", "data.crop": 32}))
+    assert feed.samples > 2 * len(shapes.records("train"))
+    assert feed.epochs == derived_epochs(feed.samples)
+
+
+def test_workers_keep_what_they_read(tmp_path):
+    """The files are gone in the second epoch."""
+    source = write_shapes(tmp_path / "data", count=6, sizes=(40, 48))
+    feed = build_feed(source, load_config("modern", {**TINY, "data.workers": 1, "data.batch_size": 2}))
+    first = [batch.stems for (batch,) in feed.steps(1)]
+    for path in (tmp_path / "data" / "images").iterdir():
+        path.unlink()
+    assert sorted(sum(first, ())) == sorted(sum([batch.stems for (batch,) in feed.steps(2)], ()))
+
+
+def test_what_was_derived_is_said_with_its_reason(shapes):
+    source = replace(shapes, splits={"train": shapes.splits["train"][:2]})
+    config = load_config("modern", {**TINY, "data.batch_size": 40, "data.crop": "none"})
+    said = describe(build_model(config, source), source, build_feed(source, config), config, Runtime(device="cpu"))
+    assert "200 epochs of 2 images (1000 / √2 passes, at least 4, at most 200), 1 steps of 2 an epoch" in said
+    assert "whole images, as large as they are (data.scale is for crops)" in said
+
+
+def test_what_rare_classes_count_is_said(shapes, tmp_path, capsys):
+    train(shapes, tmp_path / "run", epochs=0.01, settings={**TINY, "optim.balance": 0.2})
+    line = re.search(r"a pixel counts from ([\d.]+) \(\w+\) to ([\d.]+) \(\w+\): rare", capsys.readouterr().err)
+    assert float(line[1]) < 1 < float(line[2])
 
 
 def test_data_without_a_train_split(shapes, tmp_path):

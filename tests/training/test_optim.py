@@ -2,12 +2,13 @@ import pytest
 import torch
 
 from fullconv import fcn8s
-from fullconv.errors import FullconvError
+from fullconv.errors import NotFinite
 from fullconv.training.config import OptimSection
 from fullconv.training.optim import (
     WeightAverage,
     build_optimiser,
-    check_finite,
+    check_step,
+    check_weights,
     class_weights,
     parameter_groups,
     rate_factor,
@@ -93,6 +94,20 @@ def test_average_follows_a_slow_reference():
 
 
 def test_a_loss_that_is_no_number_stops_the_run():
-    check_finite(torch.tensor(1.0), ["a"])
-    with pytest.raises(FullconvError, match=r"nan on images a, b: lower optim\.rate"):
-        check_finite(torch.tensor(float("nan")), ["a", "b"])
+    check_step([1.0], [["a"]], 1.0, 1.0)
+    nan, inf = float("nan"), float("inf")
+    with pytest.raises(NotFinite, match=r"the loss is nan on images b, c: lower optim\.rate"):
+        check_step([1.0, nan], [["a"], ["b", "c"]], nan, nan)
+    with pytest.raises(NotFinite, match="the loss is not finite on another rank"):
+        check_step([1.0], [["a"]], inf, nan)
+    with pytest.raises(NotFinite, match="the gradient's norm is inf in a step on images a, b, c: lower"):
+        check_step([1.0, 1.0], [["a"], ["b", "c"]], 2.0, inf)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers_are_not_written(number):
+    tensors = [torch.zeros(0), torch.tensor(7), torch.full((2, 3), -1e38), torch.ones(4)]
+    check_weights(tensors)
+    tensors[2][1, 1] = number
+    with pytest.raises(NotFinite, match="the weights are no longer finite, and were not written"):
+        check_weights(tensors)

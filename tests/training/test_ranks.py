@@ -53,6 +53,7 @@ def train_on_two_ranks(words, output, code=0, meanwhile=None):
         code: With which they must end.
         meanwhile: Called with the two processes.
     """
+    output.touch()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
@@ -168,6 +169,27 @@ def test_a_signal_to_one_rank_ends_both(shapes, tmp_path, more):
     assert (run / "checkpoints").is_dir() and not (run / "summary.json").is_file()
     train_on_two_ranks(["train", "--resume", run], tmp_path / "resumed.txt")
     assert (run / "last" / "model.safetensors").read_bytes() == (whole / "last" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_synchronised_statistics_of_bf16_activations(shapes, tmp_path):
+    """They are sums of fp32: the scores are about those of fp32 statistics."""
+    settings = SETTINGS | {"optim.batch_norm": "synchronised", "data.batch_size": 4, "optim.precision": "bf16"}
+    one = train(shapes, tmp_path / "one", settings=settings, quiet=True)
+    train_on_two_ranks(command(shapes, tmp_path / "two", settings), tmp_path / "two.txt")
+    expected, found = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name in expected:
+        if "running" in name:
+            torch.testing.assert_close(found[name], expected[name], rtol=0.02, atol=0.02)
+    assert one.scores is not None
+
+
+@pytest.mark.slow
+def test_two_ranks_look_for_a_rate_and_one_speaks(shapes, tmp_path):
+    settings = SETTINGS | {"data.batch_size": 4, "optim.rate": 1e6}
+    words = [*command(shapes, tmp_path / "rates", settings), "--find-lr"]
+    assert train_on_two_ranks(words, tmp_path / "rates.txt").count("suggested") == 1
+    assert (tmp_path / "rates" / "find-lr.png").is_file()
 
 
 @pytest.mark.parametrize(("batch_size", "accumulate", "ranks"), [(4, 1, 2), (4, 2, 2), (3, 2, 3), (5, 2, 1), (4, 3, 2)])

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from fullconv.data import write_shapes
-from fullconv.errors import UsageError
-from fullconv.training import find_rate
+from fullconv.errors import NotFinite, UsageError
+from fullconv.training import find_rate, rates
 from fullconv.training.rates import suggested
 
 SETTINGS = {"model.trunk": "small", "model.context": "none", "data.crop": 48, "data.batch_size": 4}
@@ -33,6 +33,30 @@ def test_a_loss_that_explodes_ends_the_test_without_an_error(tmp_path):
     settings = SETTINGS | {"optim.optimiser": "sgd", "optim.rate": 1e6}
     found = find_rate(tmp_path / "data", tmp_path / "rates", settings=settings, steps=30)
     assert 1 <= len(found.rates) < 30
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "said"),
+    [
+        ("staged", {}, "give a recipe without stages"),
+        ("modern", {"minutes": 3}, "and no --time"),
+        ("modern", SETTINGS | {"data.batch_size": 1, "data.crop": 32}, r"larger crops \(data\.crop\)"),
+    ],
+)
+def test_what_cannot_be_tested_is_said(tmp_path, recipe, settings, said):
+    write_shapes(tmp_path / "data", count=6, sizes=(48, 64))
+    with pytest.raises(UsageError, match=said):
+        find_rate(tmp_path / "data", tmp_path / "rates", recipe=recipe, settings=settings)
+
+
+def test_a_loss_that_is_not_finite_from_the_first_is_an_error(tmp_path, monkeypatch):
+    def explode(*_):
+        raise NotFinite("the loss is nan")
+
+    monkeypatch.setattr(rates, "train_step", explode)
+    write_shapes(tmp_path / "data", count=8, sizes=(48, 64))
+    with pytest.raises(NotFinite, match="the loss is nan"):
+        find_rate(tmp_path / "data", tmp_path / "rates", settings=SETTINGS)
 
 
 def test_the_suggestion_is_a_tenth_of_the_lowest():

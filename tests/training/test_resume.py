@@ -4,7 +4,10 @@ import hashlib
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -15,12 +18,14 @@ from fullconv import open_dataset, train
 from fullconv.data import write_shapes
 from fullconv.errors import UsageError
 from fullconv.inference import Predictor
+from fullconv.models import FCN
 from fullconv.training import loop
+from fullconv.training.checkpoint import Checkpoints
 from fullconv.training.interrupt import Interrupted
 
 TINY = {
     "model.trunk": "small",
-    "model.context": "none",
+    "model.context": 8,
     "model.dropout": 0.3,
     "data.crop": 32,
     "data.batch_size": 2,
@@ -113,6 +118,120 @@ def test_interrupted_in_the_middle(shapes, tmp_path, monkeypatch, owner, name, c
     monkeypatch.undo()
     train(source, resume=tmp_path / "run", quiet=True)
     assert digests(tmp_path / "run") == digests(tmp_path / "whole")
+
+
+def test_a_signal_to_the_whole_group_does_not_kill_the_workers(shapes, tmp_path):
+    """As a terminal, torchrun and most schedulers send it; workers that die would be an error of the run's."""
+    words = ["train", shapes, "--out", tmp_path / "run", "--epochs", 1000, *settings(**{"data.workers": 2})]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fullconv", *map(str, words)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        while not (tmp_path / "run" / "last" / "model.safetensors").is_file():
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 143, output
+    assert "SIGTERM: saved" in output and list((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
+
+
+def test_workers_end_with_a_process_that_has_forgotten_them(shapes):
+    """As after an error in a notebook, whose traceback holds them to the end."""
+    program = (
+        "from fullconv import open_dataset; from fullconv.training.feed import build_feed; "
+        "from fullconv.training.config import load_config; "
+        "changes = {'data.workers': 2, 'data.crop': 32, 'data.batch_size': 2, 'model.trunk': 'small'}; "
+        f"feed = build_feed(open_dataset({str(shapes)!r}), load_config('modern', changes)); "
+        "batches = iter(feed.loader); next(batches)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_resumed_after_memory_ran_out(shapes, tmp_path, monkeypatch):
+    """Batches go on in their parts, though there would be enough memory now."""
+    real, passes, larger = FCN.coarse, [], TINY | {"data.crop": 64}
+
+    def short_of_memory(model, images):
+        passes.append(len(images))
+        if len(passes) == 3:
+            raise RuntimeError("can't allocate memory")
+        return real(model, images)
+
+    def stopping(*arguments):
+        loss = real_step(*arguments)
+        if loss and len(passes) > 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    monkeypatch.setattr(FCN, "coarse", short_of_memory)
+    with pytest.warns(UserWarning, match="out of memory: batches are now taken in 2 parts"):
+        train(shapes, tmp_path / "whole", settings=larger, epochs=EPOCHS, quiet=True)
+    passes.clear()
+    real_step = loop.train_step
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", stopping)
+        with pytest.warns(UserWarning), pytest.raises(Interrupted):
+            train(shapes, tmp_path / "run", settings=larger, epochs=EPOCHS, quiet=True)
+    train(resume=tmp_path / "run", quiet=True)
+    assert digests(tmp_path / "run") == digests(tmp_path / "whole")
+
+
+def test_a_state_that_is_on_the_disk_is_not_written_again(shapes, tmp_path, monkeypatch):
+    """A signal while a checkpoint is written ends the run as soon as that is done."""
+    written, real = [], Checkpoints.write
+
+    def stopping(self, checkpoint):
+        real(self, checkpoint)
+        written.append(checkpoint.step)
+        if len(written) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Checkpoints, "write", stopping)
+    with pytest.raises(Interrupted):
+        train(shapes, tmp_path / "run", settings=TINY | {"checkpoint_minutes": 0}, epochs=EPOCHS, quiet=True)
+    assert written == [1, 2]
+
+
+def test_resumed_from_elsewhere_without_the_files_it_began_with(shapes, tmp_path, monkeypatch):
+    """A model to start from, named by a relative path."""
+    monkeypatch.chdir(tmp_path)
+    train(shapes, "first", settings=TINY, epochs=1, quiet=True)
+    sources = {"model.init": "first"}
+    train(shapes, "whole", settings=TINY | sources, epochs=EPOCHS, quiet=True)
+    real = loop.train_step
+
+    def stopping(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    for name in ("there", "gone"):
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "train_step", stopping)
+            with pytest.raises(Interrupted):
+                train(shapes, name, settings=TINY | sources, epochs=EPOCHS, quiet=True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    train(resume=tmp_path / "there", quiet=True)
+    (tmp_path / "first").rename(tmp_path / "moved")
+    train(resume=tmp_path / "gone", quiet=True)
+    assert digests(tmp_path / "there") == digests(tmp_path / "gone") == digests(tmp_path / "whole")
+
+
+def test_a_finished_run_that_is_started_again_by_torchrun_is_finished(shapes, tmp_path, monkeypatch):
+    """A rank died after the last line was written."""
+    result = train(shapes, tmp_path / "run", settings=TINY, epochs=1, quiet=True)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    again = train(shapes, tmp_path / "run", settings=TINY, epochs=1, quiet=True)
+    assert again.scores.to_dict() == result.scores.to_dict() and again.epochs == result.epochs
 
 
 @pytest.mark.slow

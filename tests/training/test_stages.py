@@ -63,6 +63,19 @@ def test_an_interrupted_stage_is_resumed_and_a_finished_one_kept(shapes, tmp_pat
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+def test_all_stages_are_checked_before_the_first(shapes, tmp_path):
+    wrong = {"stages": [SETTINGS["stages"][0], {"model.finest_stride": 16, "optim.rtae": 1e-5}]}
+    with pytest.raises(UsageError, match=r"unknown setting 'optim\.rtae'; did you mean 'optim\.rate'"):
+        train(shapes, tmp_path / "run", recipe="staged", settings=SETTINGS | wrong, quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_every_stage_sets_itself_cannot_be_set_for_all(shapes, tmp_path):
+    with pytest.raises(UsageError, match=r"every stage of recipe staged has its own optim\.rate"):
+        train(shapes, tmp_path / "run", recipe="staged", settings=SETTINGS | {"optim.rate": 1e-4}, quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_time_is_for_one_stage(shapes, tmp_path):
     settings = {key: value for key, value in SETTINGS.items() if key != "epochs"} | {"minutes": 1}
     with pytest.raises(UsageError, match="without stages"):

@@ -1,6 +1,7 @@
 """One step, in several batches or parts, is the step of one batch."""
 
 import copy
+import math
 import warnings
 
 import pytest
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 
 from fullconv import fcn8s
 from fullconv.data import Batch
-from fullconv.errors import FullconvError, UsageError
+from fullconv.errors import FullconvError, NotFinite, UsageError
 from fullconv.training.config import load_config
 from fullconv.training.loop import accumulate_gradients, step_size, train_step
 from fullconv.training.optim import build_optimiser
@@ -38,7 +39,7 @@ def gradients(model, batches, **settings):
     config = load_config("modern", {f"optim.{key}": value for key, value in changes.items()})
     runtime, weights = Runtime(device="cpu"), {"semantic": torch.tensor([1.0, 2.0, 0.5, 1.0])}
     size = step_size(batches, config, runtime, weights)
-    loss = accumulate_gradients(model, batches, size, config, runtime, weights)
+    loss = sum(accumulate_gradients(model, batches, size, config, runtime, weights))
     return loss, [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
 
@@ -96,10 +97,14 @@ def test_a_batch_too_large_for_the_memory_is_taken_in_parts(model, batch, monkey
     assert seen[5:] == [2, 2, 2], "later steps start in parts"
 
 
-def test_a_pass_that_ran_out_of_memory_does_not_count(model, batch, monkeypatch):
-    """Twin: weights and statistics of a step that was taken in two parts from the first."""
+def test_a_pass_that_ran_out_of_memory_does_not_count(batch, monkeypatch):
+    """Twin: weights and statistics of a step that was taken in two parts from the first, dropping out the same."""
+    torch.manual_seed(0)
+    model = fcn8s("small", num_classes=4, context=8, dropout=0.5)
+    torch.nn.init.normal_(model.heads["semantic"].score["context"].weight)
     config, weights, twin = load_config("modern"), {"semantic": torch.ones(4)}, copy.deepcopy(model)
     real, runtime = model.coarse, Runtime(device="cpu")
+    runtime.seed(0, 1)
 
     def short_of_memory(images):
         outputs = real(images)
@@ -110,6 +115,7 @@ def test_a_pass_that_ran_out_of_memory_does_not_count(model, batch, monkeypatch)
     monkeypatch.setattr(model, "coarse", short_of_memory)
     with pytest.warns(UserWarning, match="in 2 parts"):
         train_step(model, [batch], build_optimiser(model, config.optim), config, runtime, weights)
+    runtime.seed(0, 1)
     train_step(twin, [batch], build_optimiser(twin, config.optim), config, runtime, weights)
     for name, tensor in twin.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], tensor, msg=lambda text, name=name: name + text)
@@ -142,6 +148,28 @@ def test_a_rank_short_of_memory_asks_no_more_of_the_others(model, batch, monkeyp
             train_step(model, [batch], optimiser, config, Asking(device="cpu"), weights)
         all_asked.append(asked)
     assert all_asked[0] == all_asked[1] != []
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_a_gradient_that_is_not_finite_changes_nothing(model, batch, monkeypatch, clip):
+    """Of a loss that is finite; it names the images, and clipping does not hide it."""
+    config, before = load_config("modern", {"optim.clip": clip}), copy.deepcopy(model.state_dict())
+
+    def overflow(self, network):
+        next(parameter for parameter in network.parameters() if parameter.grad is not None).grad.flatten()[3] = math.inf
+
+    monkeypatch.setattr(Runtime, "add_gradients", overflow)
+    with pytest.raises(NotFinite, match="the gradient's norm is inf in a step on images a, b, c, d, e, f"):
+        train_step(
+            model,
+            [batch],
+            build_optimiser(model, config.optim),
+            config,
+            Runtime(device="cpu"),
+            {"semantic": torch.ones(4)},
+        )
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, before[name])
 
 
 def test_one_image_too_large_for_the_memory(model, batch, monkeypatch):

@@ -46,7 +46,8 @@ def train(
         if data is None or out is None or resume is not None:
             raise UsageError("--find-lr needs DATA and --out FOLDER, and no --resume")
         found = find_rate(data, out, recipe=recipe, settings=changes, **named)
-        print(f"suggested: --set optim.rate={found.suggestion:g}; the picture: {out / 'find-lr.png'}")
+        if is_first():
+            print(f"suggested: --set optim.rate={found.suggestion:g}; the picture: {out / 'find-lr.png'}")
         return
     result = run(data, out, recipe=recipe, settings=changes, resume=resume, **named)
     if not is_first():

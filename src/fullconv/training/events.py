@@ -39,7 +39,7 @@ class Events:
         numbers = {name: value for name, value in record.items() if isinstance(value, float)} | {"rate": max(rates)}
         for name, value in numbers.items():
             self._writer.add_scalar(name, value, record["epoch"])
-        self._writer.flush()
+        self._writer.flush()  # What is not flushed is lost at the end of the process.
 
     def show(self, predictor: Predictor, source: DataSource, epoch: int) -> None:
         """Write image | truth | prediction | errors of a few validation images."""
@@ -47,3 +47,4 @@ class Events:
         for index in range(0, len(samples), max(1, len(samples) // PICTURES))[:PICTURES]:
             picture = np.asarray(panel(samples[index], predictor))
             self._writer.add_image(samples[index].stem, picture, epoch, dataformats="HWC")
+        self._writer.flush()

@@ -12,10 +12,11 @@ from torch.utils.data import DataLoader, Sampler
 from ..data import Augmented, Batch, CachedDataset, DataSource, EpochSampler, Patches, TrainingTransform, collate
 from ..errors import UsageError
 from .config import TrainConfig
+from .interrupt import deaf_to_signals
 
 MULTIPLE, LARGEST_CROP = 32, 512
 LARGE_ENOUGH, LARGEST_SCALE = 384, 2
-PASSES = 1000
+PASSES, FEWEST, MOST = 1000, 4, 200
 
 
 class StepBatches(Sampler[list[tuple[int, int]]]):
@@ -76,9 +77,14 @@ class Feed:
     evaluations: int
 
     @property
+    def samples(self) -> int:
+        """Images of an epoch, or patches of them."""
+        return len(self.batches.sampler)
+
+    @property
     def steps_an_epoch(self) -> int:
         """Steps that the samples of an epoch make; what is left over is not used in that epoch."""
-        return len(self.batches.sampler) // self.batches.step
+        return self.samples // self.batches.step
 
     @property
     def total_steps(self) -> int:
@@ -119,7 +125,6 @@ def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: in
     """
     data = config.data
     samples = source.dataset("train")
-    epochs = float(derived_epochs(len(samples))) if config.epochs == "auto" else config.epochs
     larger = input_scale(config, source)
     crop = derived_crop(median_side(source), larger) if data.crop == "auto" else _pair(data.crop)
     transform = TrainingTransform(
@@ -132,15 +137,20 @@ def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: in
         cell=config.model.finest_stride,
     )
     if data.patches == "none":
-        drawn: Augmented | Patches = Augmented(CachedDataset(samples, data.cache_mb << 20), transform)
+        # Every worker has a cache of its own.
+        cache = CachedDataset(samples, (data.cache_mb << 20) // max(1, data.workers))
+        drawn: Augmented | Patches = Augmented(cache, transform)
     else:
         drawn = Patches(source, samples.records, transform, data.patches)
+    epochs = float(derived_epochs(len(drawn))) if config.epochs == "auto" else config.epochs
     sampler = EpochSampler(len(drawn), config.seed, replacement=data.replacement)
     batches = StepBatches(sampler, data.batch_size, min(data.batch_size * data.accumulate, len(drawn)), rank, ranks)
     loader: DataLoader[Batch] = DataLoader(
         drawn,  # type: ignore[arg-type]
         batch_sampler=batches,
         num_workers=data.workers,
+        persistent_workers=data.workers > 0,
+        worker_init_fn=deaf_to_signals,
         collate_fn=partial(collate, ignore_index=source.labels.ignore_index),
         # Of its own: starting to iterate draws from it, and a resumed run starts more often.
         generator=torch.Generator(),
@@ -156,7 +166,7 @@ def derived_epochs(images: int) -> int:
     >>> derived_epochs(572), derived_epochs(2486)
     (42, 20)
     """
-    return min(200, max(4, round(PASSES / math.sqrt(images))))
+    return min(MOST, max(FEWEST, round(PASSES / math.sqrt(images))))
 
 
 def median_side(source: DataSource) -> int:

@@ -1,6 +1,8 @@
 """Ctrl-C and SIGTERM during training: the step in progress is left, the last whole one is saved, and the run ends."""
 
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,6 +65,22 @@ def interruptible() -> Iterator[Interrupt]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def deaf_to_signals(worker: int) -> None:
+    """Let a worker that reads data ignore SIGTERM, unless the run sends it; elsewhere than on Linux do nothing.
+
+    A scheduler sends it to all processes of a run, and torch takes a worker that dies for an error of the run.
+    """
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_told, daemon=True).start()
+
+
+def _end_when_told() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 @contextmanager

@@ -24,12 +24,12 @@ from .config import TrainConfig
 from .events import Events
 from .feed import Feed, build_feed, input_scale
 from .interrupt import Abandoned, Interrupt, interruptible, leaving_passes
-from .optim import check_finite, class_weights, remembered_statistics, set_training
+from .optim import check_step, check_weights, class_weights, remembered_statistics, set_training
 from .progress import Clock, TrainingProgress
 from .runlog import COLUMNS, RunLog
-from .runtime import Runtime
+from .runtime import Runtime, whole
 from .state import TrainState, mean_loss
-from .words import dead_scores, describe, describe_epoch, never_seen, one_class_only
+from .words import balance_in_words, dead_scores, describe, describe_epoch, never_seen, one_class_only
 
 EVERY = 4
 """Of which rows and columns the Jaccard loss is taken: sums over so many pixels do not need them all."""
@@ -131,6 +131,7 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
     progress.say(*describe(model, source, feed, config, runtime))
     for task, part in tasks(source).items():
         progress.say(*never_seen(pixels[task], part.labels.names))
+        progress.say(*balance_in_words(weights[task].tolist(), part.labels.names, config.optim.balance))
     with (
         progress.running(),
         interruptible() as interrupt,
@@ -144,7 +145,7 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
                     progress.step(state, feed.batches.step, runtime.memory())
                 stop_if_asked(interrupt, state, log, clock, runtime)
                 if runtime.largest(log.writes and clock.due(config.checkpoint_minutes)):
-                    log.write_checkpoint(state.checkpoint(clock.seconds))
+                    keep(state, log, clock)
             end_epoch(state, source, feed, log, clock, runtime, interrupt)
             progress.say(*describe_epoch(state.records[-1], feed.last_epoch))
             if events:
@@ -166,8 +167,20 @@ def stop_if_asked(interrupt: Interrupt, state: TrainState, log: RunLog, clock: C
     """
     interrupt.number = runtime.largest(interrupt.number)
     if interrupt.number:
-        log.write_checkpoint(state.checkpoint(clock.seconds))
+        keep(state, log, clock)
         interrupt.stop(log.run)
+
+
+def keep(state: TrainState, log: RunLog, clock: Clock) -> None:
+    """Write the state from which ``--resume`` goes on, unless it was written as it is; all ranks must ask for it.
+
+    Raises:
+        NotFinite: Weights are not.
+        UsageError: It cannot be written.
+    """
+    if state.kept != state.place:
+        log.write_checkpoint(state.checkpoint(clock.seconds))
+        state.kept = state.place
 
 
 def end_epoch(
@@ -182,10 +195,12 @@ def end_epoch(
     """Score the averaged network where it is time to, keep it, and write the epoch's line.
 
     Raises:
+        NotFinite: Its weights are not.
         Interrupted: A signal came while it was scored; it will be scored again.
     """
     model, names, matrix = state.average.model, source.labels.names, None
     runtime.align(model)
+    check_weights(model.state_dict().values())
     if feed.evaluates(state.epoch):
         matrix = validate(model, source, runtime, interrupt)
         stop_if_asked(interrupt, state, log, clock, runtime)
@@ -239,17 +254,18 @@ def train_step(
 
     Raises:
         Abandoned: A signal came (see :func:`leaving_passes`); weights and statistics are as they were.
-        FullconvError: The loss is not finite; the weights are then as they were.
+        NotFinite: The loss or its gradient is not finite; the weights are then as they were.
         UsageError: Batch normalisation has a single number to go by.
     """
     set_training(model, config.optim)
     size = step_size(batches, config, runtime, class_weights)
-    restore, loss = remembered_statistics(model), math.nan
+    restore, losses = remembered_statistics(model), list[float]()
     while True:  # Nothing in it asks other ranks: they may have the memory.
         optimiser.zero_grad(set_to_none=True)
+        parts = runtime.parts(batches)
         try:
             with suppress(Abandoned):
-                loss = accumulate_gradients(model, runtime.parts(batches), size, config, runtime, class_weights)
+                losses = accumulate_gradients(model, parts, size, config, runtime, class_weights)
             break
         except RuntimeError as error:
             restore()
@@ -261,14 +277,17 @@ def train_step(
                 "one image whose coarsest features are a single cell cannot be normalised: "
                 "use larger crops (data.crop), larger batches (data.batch_size), or optim.batch_norm=frozen"
             ) from error
-    if runtime.largest(math.isnan(loss)):
+    if runtime.largest(not losses):
         restore()
         raise Abandoned
     runtime.add_gradients(model)
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    norm, total = torch.nn.utils.get_total_norm(gradients), runtime.total(sum(losses))
+    check_step(losses, [part.stems for part in parts], total, float(whole(norm)))
     if config.optim.clip:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip)
+        torch.nn.utils.clip_grads_with_norm_(model.parameters(), config.optim.clip, norm)
     optimiser.step()
-    return runtime.total(loss)
+    return total
 
 
 @dataclass(frozen=True)
@@ -307,12 +326,8 @@ def accumulate_gradients(
     config: TrainConfig,
     runtime: Runtime,
     class_weights: Mapping[str, Float[torch.Tensor, "_"]],
-) -> float:
-    """Add the gradients of the loss, and return it: of all tasks, each summed or divided by its pixels in the step.
-
-    Raises:
-        FullconvError: The loss is not finite.
-    """
+) -> list[float]:
+    """Add the gradients of the loss, and return each batch's: of all tasks, summed or divided by the step's pixels."""
     optim, losses = config.optim, list[float]()
     for batch in batches:
         with runtime.autocast():
@@ -334,14 +349,13 @@ def accumulate_gradients(
                 share = optim.jaccard * len(batch.stems) / size.images
                 parts.append(share * jaccard_of_some(scores, upsampling, target, batch.ignore_index))
         loss = torch.stack(parts).sum()
-        check_finite(loss, batch.stems)
         # To compute forwards again is not to count again.
         restore = remembered_statistics(model) if config.model.recompute else None
         loss.backward()  # type: ignore[no-untyped-call]
         if restore:
             restore()
         losses.append(float(loss.detach()))
-    return math.fsum(losses)
+    return losses
 
 
 def jaccard_of_some(

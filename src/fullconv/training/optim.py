@@ -2,14 +2,14 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import nn
 
-from ..errors import FullconvError
+from ..errors import NotFinite
 from ..models import FCN
 from .config import OptimSection
 from .runtime import whole
@@ -170,13 +170,35 @@ class WeightAverage:
         yield from zip(self.model.state_dict().values(), self._source.state_dict().values(), strict=True)
 
 
-def check_finite(loss: torch.Tensor, stems: Sequence[str]) -> None:
-    """Stop a run whose loss is no number.
+def check_step(losses: Sequence[float], stems: Sequence[Sequence[str]], total: float, gradient: float) -> None:
+    """Stop a run whose loss or gradient is no number, before the weights change; on all ranks at once.
+
+    Args:
+        losses: Of this rank's batches.
+        stems: Names of their images.
+        total: The loss of all ranks.
+        gradient: Norm of the gradient of all ranks.
 
     Raises:
-        FullconvError: It is not finite; the message names the images.
+        NotFinite: One is not finite; the message names the images.
     """
-    if not bool(torch.isfinite(loss)):
-        raise FullconvError(
-            f"the loss is {float(loss.detach())} on images {', '.join(stems)}: lower optim.rate, or set optim.clip=1"
-        )
+    if math.isfinite(total) and math.isfinite(gradient):
+        return
+    for loss, images in zip(losses, stems, strict=True):
+        if not math.isfinite(loss):
+            raise NotFinite(f"the loss is {loss} on images {', '.join(images)}: lower optim.rate, or set optim.clip=1")
+    if not math.isfinite(total):
+        raise NotFinite("the loss is not finite on another rank, which names its images")
+    images = [stem for batch in stems for stem in batch]
+    raise NotFinite(f"the gradient's norm is {gradient} in a step on images {', '.join(images)}: lower optim.rate")
+
+
+def check_weights(tensors: Iterable[torch.Tensor]) -> None:
+    """Stop a run whose weights are no numbers, before they are written.
+
+    Raises:
+        NotFinite: One is not finite.
+    """
+    numbers = [tensor for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
+    if not all(bool(torch.isfinite(torch.linalg.vector_norm(tensor, math.inf))) for tensor in numbers):
+        raise NotFinite("the weights are no longer finite, and were not written: lower optim.rate")

@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -24,17 +23,16 @@ SILENCE = 10
 
 
 class TrainingProgress:
-    """Reports steps, epochs and scores.
+    """Reports steps, epochs and scores, on the standard error stream.
 
     Args:
         steps: Number of steps of the whole run.
         done: How many of them were taken before.
-        stream: Where to write; nothing is written with ``quiet``.
         quiet: Say nothing.
     """
 
-    def __init__(self, steps: int, *, done: int = 0, stream: TextIO | None = None, quiet: bool = False) -> None:
-        self._console = Console(file=stream or sys.stderr, quiet=quiet, highlight=False, soft_wrap=True)
+    def __init__(self, steps: int, *, done: int = 0, quiet: bool = False) -> None:
+        self._console = Console(file=sys.stderr, quiet=quiet, highlight=False, soft_wrap=True)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._steps = steps

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import DataSource
-from ..errors import FullconvError, UsageError
+from ..errors import NotFinite, UsageError
 from ..files.atomic import write_atomically
 from .config import TrainConfig, load_config, named_settings
 from .feed import build_feed
@@ -64,17 +64,21 @@ def find_rate(
 
     Raises:
         DataError: The data set is unusable.
+        NotFinite: The loss is not finite even at the lowest rate.
         UsageError: A setting is wrong, or the folder cannot be written, or matplotlib is not installed.
 
     Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3.
     """
     config = load_config(recipe, {**(settings or {}), **named_settings(named)})
+    if config.stages or config.minutes is not None:
+        raise UsageError("--find-lr tests the rate of one stage: give a recipe without stages, and no --time")
     figure = _figure()
     source, log = opened(data), RunLog(out)
     found = range_test(source, config, log, steps)
     log.write_json("find-lr.json", asdict(found))
-    _draw(figure, found, config.optim.rate)
-    write_atomically(log.folder / "find-lr.png", lambda path: figure.savefig(path, format="png", dpi=120))
+    if log.writes:
+        _draw(figure, found, config.optim.rate)
+        write_atomically(log.folder / "find-lr.png", lambda path: figure.savefig(path, format="png", dpi=120))
     return found
 
 
@@ -94,7 +98,9 @@ def range_test(source: DataSource, config: TrainConfig, log: RunLog, steps: int)
                 group["lr"] = rate * factor
             try:
                 losses.append(train_step(model, batches, optimiser, config, runtime, weights))
-            except FullconvError:  # Not finite: the end of the test, not an error.
+            except NotFinite:  # The end of the test, not an error.
+                if not losses:
+                    raise
                 break
             rates.append(config.optim.rate * factor)
             smoothed.append(_average(losses))

@@ -12,12 +12,12 @@ from ..doctor import refuse_bad
 from ..errors import UsageError
 from .budget import epochs_within
 from .config import TrainConfig, changed, load_config, named_settings
-from .feed import derived_epochs, input_scale
+from .feed import build_feed, input_scale
 from .loop import TrainResult, build_model, fit
 from .progress import TrainingProgress
 from .runlog import RunLog, is_run
 from .runtime import is_first, is_restarted
-from .stages import fit_stages, started
+from .stages import finished, fit_stages, stage_configs, started
 
 ENOUGH = 1 / 3
 """The share of the derived epochs from which enlarged images are worth their time (measured: docs/results.md)."""
@@ -62,13 +62,26 @@ def train(
     if data is None or out is None:
         raise UsageError("give a data set and the folder of the run, or resume")
     if is_restarted() and is_run(out):
-        return train(data, resume=out, quiet=quiet)
-    config = load_config(recipe, {**(settings or {}), **named_settings(named)})
+        return finished(RunLog.begun(out), opened(data)) or train(data, resume=out, quiet=quiet)
+    changes = {**(settings or {}), **named_settings(named)}
+    config = load_config(recipe, changes)
+    _check_stages(config, changes)
     source, log = opened(data), RunLog(out)
     if config.minutes is not None:
         config = _fitted(config, source, config.minutes, quiet)
     log.start(config, None if isinstance(data, DataSource) else data)
     return _run(source, config, log, quiet)
+
+
+def _check_stages(config: TrainConfig, changes: Mapping[str, Any]) -> None:
+    """Check all stages before the first begins, and that what the caller set has an effect in one of them."""
+    stage_configs(config)
+    for name in changes:
+        if config.stages and all(name in stage for stage in config.stages):
+            raise UsageError(
+                f"every stage of recipe {config.recipe} has its own {name}: set stages=[{{{name}: …}}, …], or copy the "
+                f"recipe and change it there"
+            )
 
 
 def opened(data: str | Path | DataSource) -> DataSource:
@@ -90,11 +103,11 @@ def _fitted(config: TrainConfig, source: DataSource, minutes: float, quiet: bool
         )
     start, said = time.monotonic(), []
     epochs = _epochs_within(60 * minutes, source, config)
-    derived, larger = derived_epochs(len(source.splits["train"])), input_scale(config, source)
+    derived, larger = build_feed(source, config).epochs, input_scale(config, source)
     if config.model.input_scale == "auto" and larger > 1 and epochs < ENOUGH * derived:
         said.append(
             f"images are not enlarged: {minutes:g} minutes hold {epochs:g} epochs of them {larger:g} times as large, "
-            f"less than a third of {derived}"
+            f"less than a third of {derived:g}"
         )
         config = changed(config, {"model.input_scale": 1})
         epochs = _epochs_within(60 * minutes - (time.monotonic() - start), source, config)

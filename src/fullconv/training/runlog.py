@@ -18,6 +18,7 @@ import yaml
 from ..errors import UsageError
 from ..files.atomic import write_atomically
 from ..models import FCN
+from ..trunks import DOWNLOAD
 from .checkpoint import Checkpoint, Checkpoints
 from .config import TrainConfig, load_config
 from .runtime import is_first
@@ -58,13 +59,19 @@ class RunLog:
         Raises:
             UsageError: It is no run, or is finished.
         """
-        log = cls.__new__(cls)
-        log.folder = log.run = Path(folder)
-        log.writes = is_first()
+        log = cls.begun(folder)
         if not is_run(folder):
             raise UsageError(f"{folder}: holds no {CONFIG}, so it is no run to resume; start one with --out")
         if (log.folder / SUMMARY).is_file():
             raise UsageError(f"{folder}: this run is finished; start another with --out")
+        return log
+
+    @classmethod
+    def begun(cls, folder: str | Path) -> "RunLog":
+        """Return the log of a run that has begun, or is finished."""
+        log = cls.__new__(cls)
+        log.folder = log.run = Path(folder)
+        log.writes = is_first()
         return log
 
     def stage(self, folder: Path, config: TrainConfig) -> "RunLog":
@@ -101,11 +108,16 @@ class RunLog:
         return Path(path)
 
     def start(self, config: TrainConfig, data: str | Path | None = None) -> None:
-        """Write what the run was asked to do, and on what; ``config.yaml`` last."""
+        """Write what the run was asked to do, and on what, with paths that hold from anywhere; ``config.yaml`` last."""
         if not self.writes:
             return
         self.write_json("env.json", environment() | {"data": None if data is None else str(Path(data).resolve())})
-        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        tree = config.model_dump(mode="json")
+        for section, prefix in ((tree["model"], ""), *((stage, "model.") for stage in tree["stages"])):
+            for name in (f"{prefix}init", f"{prefix}trunk_weights"):
+                if section.get(name) not in (None, DOWNLOAD):
+                    section[name] = str(Path(section[name]).resolve())
+        text = yaml.safe_dump(tree, sort_keys=False)
         write_atomically(self.folder / CONFIG, lambda path: path.write_text(text))
 
     def rewrite(self, records: Sequence[dict[str, Any]]) -> None:

@@ -43,6 +43,7 @@ class Runtime:
         self.device = torch.device(device or (gpu if torch.cuda.is_available() else "cpu"))
         self.precision = precision
         self.pieces = 1
+        self._chance: int | None = None
         self.sharded = self.lockstep = False
 
     def prepare(self, model: nn.Module, batch_norm: str = "batch") -> None:
@@ -85,7 +86,8 @@ class Runtime:
 
     def seed(self, seed: int, step: int) -> None:
         """Let chance in the network be a function of the run's seed, the step and the rank: nothing to save of it."""
-        torch.manual_seed(((seed * 1_000_003 + step) * 1_000_003 + self.rank) % 2**63)
+        self._chance = ((seed * 1_000_003 + step) * 1_000_003 + self.rank) % 2**63
+        torch.manual_seed(self._chance)
 
     def align(self, model: nn.Module) -> None:
         """Give every rank the first one's weights and running statistics."""
@@ -129,6 +131,12 @@ class Runtime:
         dist.all_reduce(placed, dist.ReduceOp.MAX)
         return int(placed)
 
+    def of_each(self, number: int) -> list[int]:
+        """Return the number of every rank."""
+        mine = torch.zeros(self.ranks, dtype=torch.int64)
+        mine[self.rank] = number
+        return self.summed(mine).tolist()
+
     def wait(self) -> None:
         """Wait until every rank is here."""
         if self.ranks > 1:
@@ -158,7 +166,7 @@ class Runtime:
         return [part for batch in batches for part in batch.split(self.pieces)]
 
     def halve(self, batches: Sequence[Batch], error: RuntimeError) -> None:
-        """Double the number of parts after an error that says that memory is short.
+        """Double the number of parts after an error that says that memory is short; chance begins anew.
 
         Raises:
             RuntimeError: ``error``, if it says something else.
@@ -178,7 +186,13 @@ class Runtime:
         self.pieces *= 2
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        warnings.warn(f"out of memory: batches are now taken in {self.pieces} parts, to the same effect", stacklevel=2)
+        if self._chance is not None:
+            torch.manual_seed(self._chance)
+        warnings.warn(
+            f"out of memory: batches are now taken in {self.pieces} parts, whose gradients are added; batch statistics "
+            f"and the Jaccard loss are of each part",
+            stacklevel=2,
+        )
 
     def autocast(self) -> AbstractContextManager[None]:
         """Return the context in which the forward pass runs."""
@@ -248,7 +262,7 @@ def _synchronised(layer: nn.BatchNorm2d, x: Tensor) -> Tensor:
         output: Tensor = type(layer).forward(layer, x)
         return output
     assert layer.running_mean is not None and layer.running_var is not None and layer.num_batches_tracked is not None
-    rows = x.transpose(0, 1).flatten(1)
+    rows = x.float().transpose(0, 1).flatten(1)  # Sums in bf16 would be too rough.
     count = _added(torch.tensor(float(rows.shape[1]), device=x.device))
     mean = _added(rows.sum(1)) / count
     variance = _added((rows - mean[:, None]).square().sum(1)) / count
@@ -258,7 +272,7 @@ def _synchronised(layer: nn.BatchNorm2d, x: Tensor) -> Tensor:
         layer.running_mean.lerp_(mean, momentum)
         layer.running_var.lerp_(variance * count / (count - 1), momentum)
     scale = layer.weight / torch.sqrt(variance + layer.eps)
-    y = x * scale[:, None, None] + (layer.bias - mean * scale)[:, None, None]
+    y = (x * scale[:, None, None] + (layer.bias - mean * scale)[:, None, None]).to(x.dtype)
     for name in ("drop", "act"):  # timm's layers do these as well.
         y = getattr(layer, name)(y) if hasattr(layer, name) else y
     return y

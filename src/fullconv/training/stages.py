@@ -6,12 +6,22 @@ from dataclasses import asdict
 import torch
 
 from ..data import DataSource
+from ..errors import FullconvError
 from ..inference import model_folder
 from ..metrics import Scores
 from ..models import FCN, start_from
 from .config import TrainConfig, changed
 from .loop import TrainResult, build_model, fit
 from .runlog import SUMMARY, RunLog
+
+
+def stage_configs(config: TrainConfig) -> list[TrainConfig]:
+    """Return the configuration of every stage.
+
+    Raises:
+        UsageError: A stage has an unknown setting, or a wrong value.
+    """
+    return [changed(config, {"stages": (), **changes}) for changes in config.stages]
 
 
 def fit_stages(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = False) -> TrainResult:
@@ -26,9 +36,9 @@ def fit_stages(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: b
     Source: Long, Shelhamer & Darrell 2015, section 4.2: finer nets start from the coarser one, at a lower rate.
     """
     seconds, result = 0.0, None
-    for number, changes in enumerate(config.stages, start=1):
-        before: dict[str, str] = {} if result is None else {"model.init": str(result.run)}
-        stage = changed(config, {"stages": (), **before, **changes})
+    for number, (stage, changes) in enumerate(zip(stage_configs(config), config.stages, strict=True), start=1):
+        if result is not None and "model.init" not in changes:
+            stage = changed(stage, {"model.init": str(result.run)})
         folder = log.folder / f"stage-{number}-{stage.model.finest_stride}s"
         stage_log = log.stage(folder, stage)
         result = finished(stage_log, source)
@@ -43,7 +53,19 @@ def fit_stages(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: b
 
 
 def started(source: DataSource, config: TrainConfig, log: RunLog) -> FCN:
-    """Return the network to train, and leave a report of what it took over from ``model.init``."""
+    """Return the network to train, and leave a report of what it took over from ``model.init``.
+
+    Where the files are gone that it started from, but a checkpoint is there, it comes without their weights.
+    """
+    try:
+        return _started(source, config, log)
+    except FullconvError:
+        if log.checkpoints.latest() is None:
+            raise
+        return build_model(changed(config, {"model.trunk_weights": None}), source)
+
+
+def _started(source: DataSource, config: TrainConfig, log: RunLog) -> FCN:
     torch.manual_seed(config.seed)
     model = build_model(config, source)
     if config.model.init is not None:

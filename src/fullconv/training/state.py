@@ -10,7 +10,7 @@ from ..errors import ModelError
 from ..models import FCN
 from .checkpoint import Checkpoint
 from .config import TrainConfig
-from .optim import WeightAverage, build_optimiser, build_schedule
+from .optim import WeightAverage, build_optimiser, build_schedule, check_weights
 from .runtime import Runtime, shared, whole
 
 
@@ -30,10 +30,12 @@ class TrainState:
         best: Histogram [truth, prediction] of the best evaluation so far; None before the first.
         records: Lines of the log so far.
         seconds: Time spent before this process.
+        kept: The ``place`` that the last checkpoint is of; None before the first.
     """
 
     def __init__(self, model: FCN, config: TrainConfig, steps_an_epoch: int, steps: int, runtime: Runtime) -> None:
         self.model = model
+        self._runtime = runtime
         self.steps_an_epoch, self.steps = steps_an_epoch, steps
         sharded = config.optim.sharded and runtime.ranks > 1
         self.average = WeightAverage(model, config.optim.average, apart=sharded)
@@ -46,6 +48,12 @@ class TrainState:
         self.best: Tensor | None = None
         self.records: list[dict[str, Any]] = []
         self.seconds = 0.0
+        self.kept: tuple[int, int] | None = None
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """How far the run has come: steps taken, and epochs closed."""
+        return self.step, len(self.records)
 
     @property
     def finished(self) -> bool:
@@ -76,6 +84,9 @@ class TrainState:
 
         Args:
             seconds: Time spent so far.
+
+        Raises:
+            NotFinite: Weights are not.
         """
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         if self.average.decay:
@@ -90,9 +101,11 @@ class TrainState:
             "averaged": self.average.steps,
             "seconds": seconds,
             "steps": [self.steps, self.steps_an_epoch],
+            "pieces": self._runtime.of_each(self._runtime.pieces),
         }
         # By name: ranks gather their shares in one order, whatever the order in which a checkpoint was read.
         gathered = {name: whole(tensors[name].detach()).cpu() for name in sorted(tensors)}
+        check_weights(gathered[name] for name in gathered if not name.startswith("optimiser."))
         return Checkpoint(self.step, gathered, facts)
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -115,6 +128,11 @@ class TrainState:
         self.step, self.average.steps = checkpoint.step, checkpoint.facts["averaged"]
         self.losses, self.records = checkpoint.facts["losses"], checkpoint.facts["records"]
         self.seconds, self.best = checkpoint.facts["seconds"], checkpoint.tensors.get("best")
+        self.kept = self.place
+        # Batches that were too much for the memory go on in their parts; other ranks than before in the most of them.
+        pieces = checkpoint.facts["pieces"]
+        runtime = self._runtime
+        runtime.pieces = pieces[runtime.rank] if len(pieces) == runtime.ranks else max(pieces)
         self.schedule.last_epoch = checkpoint.step
         factor = self.schedule.lr_lambdas[0](self.step)
         for group, rate in zip(self.optimiser.param_groups, self.schedule.base_lrs, strict=True):

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..data import DataSource
 from ..models import FCN
 from .config import OptimSection, TrainConfig
-from .feed import LARGE_ENOUGH, LARGEST_CROP, LARGEST_SCALE, MULTIPLE, PASSES, Feed, median_side
+from .feed import FEWEST, LARGE_ENOUGH, LARGEST_CROP, LARGEST_SCALE, MOST, MULTIPLE, PASSES, Feed, median_side
 from .runtime import Runtime, whole
 
 PATIENCE = 3
@@ -19,20 +19,20 @@ PATIENCE = 3
 
 def describe(model: FCN, source: DataSource, feed: Feed, config: TrainConfig, runtime: Runtime) -> list[str]:
     """Return lines that say what is about to happen, and the reason of everything that was derived from the data."""
-    images, data = len(source.splits["train"]), config.data
+    data, things = config.data, "images" if config.data.patches == "none" else "patches"
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    why = f" ({PASSES} / √{images} passes)" if config.epochs == "auto" else ""
-    step = data.batch_size * data.accumulate
+    derived = f" ({PASSES} / √{feed.samples} passes, at least {FEWEST}, at most {MOST})"
+    why, step = derived if config.epochs == "auto" else "", feed.batches.step
     lines = [
         f"{config.model.trunk}, FCN-{config.model.finest_stride}s, {parameters / 1e6:.1f} M parameters, on {runtime}",
-        f"{feed.epochs:g} epochs of {images} images{why}, {feed.steps_an_epoch} steps of {step} an epoch",
+        f"{feed.epochs:g} epochs of {feed.samples} {things}{why}, {feed.steps_an_epoch} steps of {step} an epoch",
     ]
     if model.input_scale != 1:
         why = f": median shorter side {median_side(source)}, to about {LARGE_ENOUGH}, at most {LARGEST_SCALE} times"
         chosen = why if config.model.input_scale == "auto" else ""
         lines.append(f"images seen {model.input_scale:g} times as large{chosen}")
     if feed.crop is None:
-        lines.append("whole images")
+        lines.append("whole images, as large as they are (data.scale is for crops)")
     else:
         why = f": the median shorter side as seen, up to a multiple of {MULTIPLE}, {LARGEST_CROP} at most"
         lines.append(f"crops of {feed.crop[0]}×{feed.crop[1]}{why if data.crop == 'auto' else ''}")
@@ -79,6 +79,19 @@ def never_seen(pixels: Int64[Tensor, "k"], names: Sequence[str]) -> list[str]:
     return [
         f"warning: no training mask holds {', '.join(absent)}: it cannot be learned; fullconv check says where it is"
     ]
+
+
+def balance_in_words(weights: Sequence[float], names: Sequence[str], balance: float) -> list[str]:
+    """Return what a pixel of the classes counts that count least and most.
+
+    >>> balance_in_words([0.8, 1.0, 2.5], ["sky", "road", "pole"], 0.2)
+    ['a pixel counts from 0.8 (sky) to 2.5 (pole): rare classes more (optim.balance=0.2)']
+    """
+    if not balance:
+        return []
+    least, most = (choose(range(len(weights)), key=weights.__getitem__) for choose in (min, max))
+    ends = [f"{weights[place]:.2g} ({names[place]})" for place in (least, most)]
+    return [f"a pixel counts from {ends[0]} to {ends[1]}: rare classes more (optim.balance={balance:g})"]
 
 
 def one_class_only(records: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ from ..errors import UsageError
 from . import alexnet, googlenet, resnet, small, timm, vgg
 from .base import Normalisation, Padding, Tap, Trunk
 from .context import Context
-from .weights import Weights
+from .weights import DOWNLOAD, Weights
 
 Build = Callable[[str, Padding, int, Weights, Context, float], Trunk]
 
@@ -68,4 +68,4 @@ def trunk(
     return TRUNKS[name](name, padding, in_channels, weights, context, dropout)
 
 
-__all__ = ["TRUNKS", "Context", "Normalisation", "Padding", "Tap", "Trunk", "Weights", "trunk"]
+__all__ = ["DOWNLOAD", "TRUNKS", "Context", "Normalisation", "Padding", "Tap", "Trunk", "Weights", "trunk"]
