@@ -115,8 +115,8 @@ def test_settings_are_followed(shapes, tmp_path, settings):
 def test_a_loss_that_explodes_stops_the_run_and_keeps_nothing_of_it(shapes, tmp_path):
     """After each step a checkpoint is written, after each second one an epoch ends."""
     settings = {"optim.optimiser": "sgd", "optim.warmup": 0, "checkpoint_minutes": 0}
-    with pytest.raises(NotFinite, match=r"the loss is|the gradient's norm is"):
-        run(shapes, tmp_path / "run", epochs=30, settings=settings | {"optim.rate": 1e30})
+    with pytest.raises(NotFinite, match=r"lower optim\.rate"):
+        run(shapes, tmp_path / "run", epochs=30, settings=settings | {"optim.rate": 1e10})
     assert not (tmp_path / "run" / "best").exists()
     kept = [tensor for path in (tmp_path / "run").rglob("*.ckpt") for tensor in read_checkpoint(path).tensors.values()]
     assert kept and all(bool(torch.isfinite(tensor).all()) for tensor in kept)
@@ -125,7 +125,7 @@ def test_a_loss_that_explodes_stops_the_run_and_keeps_nothing_of_it(shapes, tmp_
 @pytest.mark.parametrize("often", [0, 5])
 def test_weights_that_explode_in_the_last_step_are_not_kept(shapes, tmp_path, often):
     settings = {"optim.optimiser": "sgd", "optim.rate": 1e300, "data.batch_size": 12, "checkpoint_minutes": often}
-    with pytest.raises(NotFinite, match="the weights are no longer finite"):
+    with pytest.raises(NotFinite, match="the norm of the weights is"):
         run(shapes, tmp_path / "run", settings=settings)
     assert not list((tmp_path / "run").rglob("*.safetensors")) and not list((tmp_path / "run").rglob("*.ckpt"))
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -218,6 +219,8 @@ def test_resumed_from_elsewhere_without_the_files_it_began_with(shapes, tmp_path
             patch.setattr(loop, "train_step", stopping)
             with pytest.raises(Interrupted):
                 train(shapes, name, settings=TINY | sources, epochs=EPOCHS, quiet=True)
+    # As if it had not come to a checkpoint yet.
+    shutil.rmtree(tmp_path / "there" / "checkpoints")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     train(resume=tmp_path / "there", quiet=True)

@@ -194,11 +194,11 @@ def check_step(losses: Sequence[float], stems: Sequence[Sequence[str]], total: f
 
 
 def check_weights(tensors: Iterable[torch.Tensor]) -> None:
-    """Stop a run whose weights are no numbers, before they are written.
+    """Stop a run whose weights are no numbers, or so large that their norm is none, before they are written.
 
     Raises:
-        NotFinite: One is not finite.
+        NotFinite: They are.
     """
-    numbers = [tensor for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
-    if not all(bool(torch.isfinite(torch.linalg.vector_norm(tensor, math.inf))) for tensor in numbers):
-        raise NotFinite("the weights are no longer finite, and were not written: lower optim.rate")
+    norm = float(torch.nn.utils.get_total_norm([tensor for tensor in tensors if tensor.is_floating_point()]))
+    if not math.isfinite(norm):
+        raise NotFinite(f"the norm of the weights is {norm}, and they were not written: lower optim.rate")
