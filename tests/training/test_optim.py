@@ -13,6 +13,7 @@ from fullconv.training.optim import (
     parameter_groups,
     rate_factor,
 )
+from fullconv.training.runtime import Runtime
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,7 @@ def test_a_loss_that_is_no_number_stops_the_run():
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf"), 1e30])
 def test_weights_that_are_no_numbers_are_not_written(number):
     tensors = [torch.zeros(0), torch.tensor(7), torch.full((2, 3), -1e18), torch.ones(4)]
-    check_weights(tensors)
+    check_weights(tensors, Runtime(device="cpu"))
     tensors[2][1, 1] = number
-    with pytest.raises(NotFinite, match=r"the norm of the weights is (nan|inf), and they were not written"):
-        check_weights(tensors)
+    with pytest.raises(NotFinite, match=r"the norm of the weights is not finite, and they were not written"):
+        check_weights(tensors, Runtime(device="cpu"))

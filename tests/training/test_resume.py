@@ -13,6 +13,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torchvision
+from safetensors.torch import save_file
 
 from commands import call, start
 from fullconv import open_dataset, train
@@ -22,6 +24,7 @@ from fullconv.inference import Predictor
 from fullconv.models import FCN
 from fullconv.training import loop
 from fullconv.training.checkpoint import Checkpoints
+from fullconv.training.config import load_config
 from fullconv.training.interrupt import Interrupted
 
 TINY = {
@@ -133,8 +136,10 @@ def test_a_signal_to_the_whole_group_does_not_kill_the_workers(shapes, tmp_path)
         start_new_session=True,
     )
     try:
+        began = time.monotonic()
         while not (tmp_path / "run" / "last" / "model.safetensors").is_file():
             assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() - began < 120
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGTERM)
         output, _ = process.communicate(timeout=60)
@@ -154,7 +159,7 @@ def test_workers_end_with_a_process_that_has_forgotten_them(shapes):
         f"feed = build_feed(open_dataset({str(shapes)!r}), load_config('modern', changes)); "
         "batches = iter(feed.loader); next(batches)"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
 def test_resumed_after_memory_ran_out(shapes, tmp_path, monkeypatch):
@@ -229,10 +234,46 @@ def test_resumed_from_elsewhere_without_the_files_it_began_with(shapes, tmp_path
     assert digests(tmp_path / "there") == digests(tmp_path / "gone") == digests(tmp_path / "whole")
 
 
+def test_resumed_without_the_weights_of_the_trunk(shapes, tmp_path, monkeypatch):
+    """GoogLeNet's say how an image is normalised; a link to them, as in a cache of downloads, stays one."""
+    torch.manual_seed(0)
+    weights = torchvision.models.googlenet(aux_logits=False, init_weights=False).state_dict()
+    save_file(weights, tmp_path / "blob")
+    (tmp_path / "trunk.safetensors").symlink_to(tmp_path / "blob")
+    settings = {
+        **TINY,
+        "model.trunk": "googlenet",
+        "model.trunk_weights": str(tmp_path / "trunk.safetensors"),
+        "data.crop": 64,
+        "stages": [{"model.finest_stride": 32}, {"model.finest_stride": 16}],
+        "model.input_scale": 1,
+    }
+    train(shapes, tmp_path / "whole", settings=settings, epochs=0.4, quiet=True)
+    real = loop.train_step
+
+    def stopping(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", stopping)
+        with pytest.raises(Interrupted):
+            train(shapes, tmp_path / "run", settings=settings, epochs=0.4, quiet=True)
+    assert load_config(str(tmp_path / "run" / "config.yaml")).model.trunk_weights == str(tmp_path / "trunk.safetensors")
+    (tmp_path / "trunk.safetensors").unlink()
+    train(resume=tmp_path / "run", quiet=True)
+    for name in ("best", "stage-1-32s/last"):
+        for file in ("model.safetensors", "config.json"):
+            assert (tmp_path / "run" / name / file).read_bytes() == (tmp_path / "whole" / name / file).read_bytes()
+    assert FCN.from_pretrained(tmp_path / "run" / "best").config.normalisation == ((127.5,) * 3, (127.5,) * 3)
+
+
 def test_a_finished_run_that_is_started_again_by_torchrun_is_finished(shapes, tmp_path, monkeypatch):
     """A rank died after the last line was written."""
     result = train(shapes, tmp_path / "run", settings=TINY, epochs=1, quiet=True)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    with pytest.raises(UsageError, match="this run is finished"):
+        train(shapes, tmp_path / "run", settings=TINY | {"seed": 1}, epochs=1, quiet=True)
     again = train(shapes, tmp_path / "run", settings=TINY, epochs=1, quiet=True)
     assert again.scores.to_dict() == result.scores.to_dict() and again.epochs == result.epochs
 

@@ -119,6 +119,13 @@ class FCN(nn.Module):
         model.labels |= labels or {}
         return model
 
+    def normalise_as(self, moments: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
+        """Expect images of another mean and deviation, one number 0–255 a channel: those of weights to be loaded."""
+        self.mean.copy_(torch.tensor(moments[0]).view(1, -1, 1, 1))
+        self.std.copy_(torch.tensor(moments[1]).view(1, -1, 1, 1))
+        if self.config is not None:
+            self.config = self.config.model_copy(update={"normalisation": moments})
+
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors``, each whole or not at all.
 

@@ -45,6 +45,8 @@ def start_from(model: FCN, folder: str | Path) -> TransplantReport:
             state[name] = tensor
         elif name in ours and tensor.shape[1:] == ours[name].shape[1:] and SCENE not in name:
             state[name] = _by_class(tensor, ours[name], saved.labels[task], model.labels[task])
+    if saved.config is not None and saved.config.normalisation is not None:
+        model.normalise_as(saved.config.normalisation)
     return transplant(state, model)
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -150,7 +151,7 @@ def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: in
         batch_sampler=batches,
         num_workers=data.workers,
         persistent_workers=data.workers > 0,
-        worker_init_fn=deaf_to_signals,
+        worker_init_fn=partial(deaf_to_signals, os.getpid()),
         collate_fn=partial(collate, ignore_index=source.labels.ignore_index),
         # Of its own: starting to iterate draws from it, and a resumed run starts more often.
         generator=torch.Generator(),

@@ -67,18 +67,22 @@ def interruptible() -> Iterator[Interrupt]:
             signal.signal(number, handler)
 
 
-def deaf_to_signals(worker: int) -> None:
+def deaf_to_signals(run: int, worker: int) -> None:
     """Let a worker that reads data ignore SIGTERM, unless the run sends it; elsewhere than on Linux do nothing.
 
     A scheduler sends it to all processes of a run, and torch takes a worker that dies for an error of the run.
+
+    Args:
+        run: Process of the run.
+        worker: Number of the worker, from 0.
     """
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_told, daemon=True).start()
+        threading.Thread(target=_end_when_told, args=(run,), daemon=True).start()
 
 
-def _end_when_told() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+def _end_when_told(run: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != run:
         pass
     os._exit(0)
 

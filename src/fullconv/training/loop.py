@@ -200,7 +200,7 @@ def end_epoch(
     """
     model, names, matrix = state.average.model, source.labels.names, None
     runtime.align(model)
-    check_weights(model.state_dict().values())
+    check_weights(model.state_dict().values(), runtime)
     if feed.evaluates(state.epoch):
         matrix = validate(model, source, runtime, interrupt)
         stop_if_asked(interrupt, state, log, clock, runtime)

@@ -12,7 +12,7 @@ from torch import nn
 from ..errors import NotFinite
 from ..models import FCN
 from .config import OptimSection
-from .runtime import whole
+from .runtime import Runtime, whole
 
 BODY = "trunk.body."
 
@@ -193,12 +193,14 @@ def check_step(losses: Sequence[float], stems: Sequence[Sequence[str]], total: f
     raise NotFinite(f"the gradient's norm is {gradient} in a step on images {', '.join(images)}: lower optim.rate")
 
 
-def check_weights(tensors: Iterable[torch.Tensor]) -> None:
+def check_weights(tensors: Iterable[torch.Tensor], runtime: Runtime) -> None:
     """Stop a run whose weights are no numbers, or so large that their norm is none, before they are written.
+
+    All ranks must ask: running statistics may be each one's own.
 
     Raises:
         NotFinite: They are.
     """
     norm = float(torch.nn.utils.get_total_norm([tensor for tensor in tensors if tensor.is_floating_point()]))
-    if not math.isfinite(norm):
-        raise NotFinite(f"the norm of the weights is {norm}, and they were not written: lower optim.rate")
+    if runtime.largest(not math.isfinite(norm)):
+        raise NotFinite("the norm of the weights is not finite, and they were not written: lower optim.rate")

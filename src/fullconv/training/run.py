@@ -15,7 +15,7 @@ from .config import TrainConfig, changed, load_config, named_settings
 from .feed import build_feed, input_scale
 from .loop import TrainResult, build_model, fit
 from .progress import TrainingProgress
-from .runlog import RunLog, is_run
+from .runlog import RunLog, is_run, with_absolute_paths
 from .runtime import is_first, is_restarted
 from .stages import finished, fit_stages, stage_configs, started
 
@@ -61,16 +61,26 @@ def train(
         return _run(source, log.config(), log, quiet)
     if data is None or out is None:
         raise UsageError("give a data set and the folder of the run, or resume")
-    if is_restarted() and is_run(out):
-        return finished(RunLog.begun(out), opened(data)) or train(data, resume=out, quiet=quiet)
     changes = {**(settings or {}), **named_settings(named)}
     config = load_config(recipe, changes)
     _check_stages(config, changes)
+    if is_restarted() and is_run(out):
+        log = RunLog.begun(out)
+        if _planned(log.config()) == _planned(with_absolute_paths(config)):
+            source = opened(data)
+            if result := finished(log, source):
+                return result
+        return train(data, resume=out, quiet=quiet)
     source, log = opened(data), RunLog(out)
     if config.minutes is not None:
         config = _fitted(config, source, config.minutes, quiet)
     log.start(config, None if isinstance(data, DataSource) else data)
     return _run(source, config, log, quiet)
+
+
+def _planned(config: TrainConfig) -> TrainConfig:
+    """Return a configuration without what a time has chosen."""
+    return changed(config, {"epochs": 1, "minutes": None, "model.input_scale": 1})
 
 
 def _check_stages(config: TrainConfig, changes: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ..files.atomic import write_atomically
 from ..models import FCN
 from ..trunks import DOWNLOAD
 from .checkpoint import Checkpoint, Checkpoints
-from .config import TrainConfig, load_config
+from .config import TrainConfig, changed, load_config
 from .runtime import is_first
 
 CONFIG, SUMMARY = "config.yaml", "summary.json"
@@ -112,12 +112,7 @@ class RunLog:
         if not self.writes:
             return
         self.write_json("env.json", environment() | {"data": None if data is None else str(Path(data).resolve())})
-        tree = config.model_dump(mode="json")
-        for section, prefix in ((tree["model"], ""), *((stage, "model.") for stage in tree["stages"])):
-            for name in (f"{prefix}init", f"{prefix}trunk_weights"):
-                if section.get(name) not in (None, DOWNLOAD):
-                    section[name] = str(Path(section[name]).resolve())
-        text = yaml.safe_dump(tree, sort_keys=False)
+        text = yaml.safe_dump(with_absolute_paths(config).model_dump(mode="json"), sort_keys=False)
         write_atomically(self.folder / CONFIG, lambda path: path.write_text(text))
 
     def rewrite(self, records: Sequence[dict[str, Any]]) -> None:
@@ -158,6 +153,18 @@ class RunLog:
             return
         text = json.dumps(record, indent=2) + "\n"
         write_atomically(self.folder / name, lambda path: path.write_text(text))
+
+
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """Return a configuration whose files are named from the root; links among them stay links."""
+    names = ("model.init", "model.trunk_weights")
+
+    def absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
+        paths = {name: settings[name] for name in names if settings.get(name) not in (None, DOWNLOAD)}
+        return {name: str(Path(path).absolute()) for name, path in paths.items()}
+
+    own = absolute({name: getattr(config.model, name.removeprefix("model.")) for name in names})
+    return changed(config, own | {"stages": tuple(stage | absolute(stage) for stage in config.stages)})
 
 
 def is_run(folder: str | Path) -> bool:

@@ -39,6 +39,8 @@ def fit_stages(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: b
     for number, (stage, changes) in enumerate(zip(stage_configs(config), config.stages, strict=True), start=1):
         if result is not None and "model.init" not in changes:
             stage = changed(stage, {"model.init": str(result.run)})
+            if not {"model.trunk", "model.trunk_weights"} & changes.keys():
+                stage = changed(stage, {"model.trunk_weights": None})
         folder = log.folder / f"stage-{number}-{stage.model.finest_stride}s"
         stage_log = log.stage(folder, stage)
         result = finished(stage_log, source)
@@ -60,9 +62,13 @@ def started(source: DataSource, config: TrainConfig, log: RunLog) -> FCN:
     try:
         return _started(source, config, log)
     except FullconvError:
-        if log.checkpoints.latest() is None:
+        checkpoint = log.checkpoints.latest()
+        if checkpoint is None:
             raise
-        return build_model(changed(config, {"model.trunk_weights": None}), source)
+        model = build_model(changed(config, {"model.trunk_weights": None}), source)
+        mean, std = checkpoint.facts["normalisation"]  # Without weights, a trunk may have another.
+        model.normalise_as((tuple(mean), tuple(std)))
+        return model
 
 
 def _started(source: DataSource, config: TrainConfig, log: RunLog) -> FCN:

@@ -95,7 +95,9 @@ class TrainState:
             tensors |= {f"optimiser.{number}.{name}": value for name, value in kept.items() if value is not None}
         if self.best is not None:
             tensors["best"] = self.best
+        config = self.average.model.config
         facts = {
+            "normalisation": config and config.normalisation,
             "losses": self.losses,
             "records": self.records,
             "averaged": self.average.steps,
@@ -105,7 +107,8 @@ class TrainState:
         }
         # By name: ranks gather their shares in one order, whatever the order in which a checkpoint was read.
         gathered = {name: whole(tensors[name].detach()).cpu() for name in sorted(tensors)}
-        check_weights(gathered[name] for name in gathered if not name.startswith("optimiser."))
+        weights = (tensor for name, tensor in gathered.items() if not name.startswith("optimiser."))
+        check_weights(weights, self._runtime)
         return Checkpoint(self.step, gathered, facts)
 
     def restore(self, checkpoint: Checkpoint) -> None:
