@@ -65,17 +65,24 @@ def train(
     config = load_config(recipe, changes)
     _check_stages(config, changes)
     if is_restarted() and is_run(out):
-        log = RunLog.begun(out)
-        if _planned(log.config()) == _planned(with_absolute_paths(config)):
-            source = opened(data)
-            if result := finished(log, source):
-                return result
-        return train(data, resume=out, quiet=quiet)
+        return _run_again(opened(data), config, Path(out), quiet)
     source, log = opened(data), RunLog(out)
     if config.minutes is not None:
         config = _fitted(config, source, config.minutes, quiet)
     log.start(config, None if isinstance(data, DataSource) else data)
     return _run(source, config, log, quiet)
+
+
+def _run_again(source: DataSource, config: TrainConfig, out: Path, quiet: bool) -> TrainResult:
+    """Go on with a run after a rank had failed; where that was after its end, return what it ended with.
+
+    Raises:
+        UsageError: Another run, with other settings, has ended there.
+    """
+    log = RunLog.begun(out)
+    if _planned(log.config()) == _planned(with_absolute_paths(config)) and (result := finished(log, source)):
+        return result
+    return _run(source, log.config(), RunLog.resumed(out), quiet)
 
 
 def _planned(config: TrainConfig) -> TrainConfig:
