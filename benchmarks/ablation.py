@@ -77,6 +77,15 @@ def lovasz(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     return torch.stack(losses).mean() if losses else logits.sum() * 0
 
 
+def of_whole(loss: Callable[[Tensor, Tensor, int], Tensor]) -> Callable[..., Tensor]:
+    """Return a loss of upsampled scores, all at once, from one of logits."""
+
+    def upsampled(scores: Tensor, up: Upsampling, target: Tensor, ignored: int) -> Tensor:
+        return loss(up.strip(scores, up.kernels, 0, target.shape[1], target.shape[2]), target, ignored)
+
+    return upsampled
+
+
 def by_pixel(weigh: Callable[[Tensor, int], Tensor]) -> Callable[..., Tensor]:
     """Return a loss that sums what ``weigh`` makes of every pixel's cross-entropy, in place of the library's."""
 
@@ -110,12 +119,12 @@ def run(options: argparse.Namespace, change: dict[str, Any]) -> tuple[list[float
     }
     loss = settings.pop("loss", "")
     cross_entropy = {"focal": by_pixel(focal), "hardest": by_pixel(hardest)}.get(loss, upsampled_cross_entropy)
-    jaccard = lovasz if loss == "lovasz" else loop.soft_jaccard
+    jaccard = of_whole(lovasz) if loss == "lovasz" else loop.upsampled_soft_jaccard
     start = time.perf_counter()
     with (
         tempfile.TemporaryDirectory() as folder,
         mock.patch.object(loop, "upsampled_cross_entropy", cross_entropy),
-        mock.patch.object(loop, "soft_jaccard", jaccard),
+        mock.patch.object(loop, "upsampled_soft_jaccard", jaccard),
     ):
         fullconv.train(
             options.data, f"{folder}/run", settings=settings, trunk=options.trunk, seed=options.seed, quiet=True

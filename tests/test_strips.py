@@ -1,11 +1,22 @@
 """The loss in strips against upsampling everything first."""
 
+import weakref
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import fullconv
 from fullconv import losses
-from fullconv.losses import Upsampling, pixel_cross_entropy, upsampled_cross_entropy
+from fullconv.losses import (
+    Upsampling,
+    pixel_cross_entropy,
+    soft_jaccard,
+    upsampled_cross_entropy,
+    upsampled_soft_jaccard,
+)
+from fullconv.models.build import fcn
 from fullconv.nn.bilinear import BilinearUpsample
 
 
@@ -31,7 +42,7 @@ def both(network, image, target, **options):
 @pytest.mark.parametrize("learnable", [False, True])
 def test_value_and_gradient_are_those_of_whole_logits(monkeypatch, padding, stride, learnable):
     torch.manual_seed(0)
-    network = fullconv.models.build.fcn(
+    network = fcn(
         "small", 5, finest_stride=stride, padding=padding, context="none", learnable_upsampling=learnable, dropout=0.0
     ).eval()
     for head in network.heads.values():
@@ -83,12 +94,57 @@ def test_nothing_labelled_costs_nothing():
     assert loss == 0
 
 
-def test_memory_is_that_of_a_strip(monkeypatch):
-    """Of the tensors made on the way, none is as large as the logits of the whole image."""
-    monkeypatch.setattr(losses, "STRIP_BYTES", 4 << 20)
-    network = fullconv.fcn8s("small", num_classes=40, context="none")
-    scores, upsampling = network.coarse(torch.rand(1, 3, 512, 512))["semantic"]
-    with torch.profiler.profile(profile_memory=True, record_shapes=True) as profile:
-        upsampled_cross_entropy(scores, upsampling, torch.randint(40, (1, 512, 512))).backward()
-    largest = max(event.cpu_memory_usage for event in profile.events())
-    assert largest < 40 * 512 * 512 * 4 / 3
+@pytest.mark.parametrize("budget", [1, 3000, 40_000, 64 << 20])
+@pytest.mark.parametrize(("factor", "size", "start"), [(8, 16, 4), (32, 64, 16), (2, 4, 1)])
+def test_jaccard_in_strips_is_that_of_whole_logits(monkeypatch, budget, factor, size, start):
+    monkeypatch.setattr(losses, "STRIP_BYTES", budget)
+    torch.manual_seed(0)
+    scores, kernels = torch.randn(3, 5, 4, 6, requires_grad=True), torch.rand(5, 1, size, size, requires_grad=True)
+    target = torch.randint(0, 4, (3, 3 * factor, 5 * factor - 1))
+    target[:, 1:3] = 255
+    upsampling = Upsampling(kernels, factor, start)
+    whole = soft_jaccard(upsampling.strip(scores, kernels, 0, target.shape[1], target.shape[2]), target)
+    expected = torch.autograd.grad(3 * whole, (scores, kernels))
+    found = upsampled_soft_jaccard(scores, upsampling, target)
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-6)
+    for gradient, twin in zip(torch.autograd.grad(3 * found, (scores, kernels)), expected, strict=True):
+        torch.testing.assert_close(gradient, twin, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("target", [torch.full((2, 16, 16), 255), torch.zeros(2, 0, 0, dtype=torch.long)])
+def test_jaccard_in_strips_of_nothing_is_nothing(target):
+    scores = torch.randn(2, 3, 3, 3, requires_grad=True)
+    loss = upsampled_soft_jaccard(scores, Upsampling(torch.rand(3, 1, 16, 16), 8, 4), target)
+    loss.backward()
+    assert loss == 0
+    assert torch.equal(scores.grad, torch.zeros_like(scores))
+
+
+class Live(TorchDispatchMode):
+    """The most bytes, of all tensors that are made within it, that live at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.most, self._sizes = 0, {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor):
+                storage = tensor.untyped_storage()
+                self._sizes[storage._cdata] = storage.nbytes()
+                weakref.finalize(storage, self._sizes.pop, storage._cdata, 0)
+        self.most = max(self.most, sum(self._sizes.values()))
+        return made
+
+
+@pytest.mark.parametrize("factor", [8, 32])
+@pytest.mark.parametrize("loss", [upsampled_cross_entropy, upsampled_soft_jaccard])
+def test_memory_is_that_of_strips(monkeypatch, loss, factor):
+    """All tensors that live at once are a few strips and two of the target's size; whole logits are 120 strips."""
+    monkeypatch.setattr(losses, "STRIP_BYTES", strip := 1 << 18)
+    scores = torch.randn(6, 40, 128 // factor, 256 // factor, requires_grad=True)
+    target = torch.randint(40, (6, 128, 256))
+    with Live() as live:
+        loss(scores, Upsampling(torch.rand(40, 1, 2 * factor, 2 * factor), factor, factor // 2), target).backward()
+    assert live.most < 17 * strip + 2 * target.nbytes

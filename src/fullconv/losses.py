@@ -1,6 +1,7 @@
 """Losses on pixels: cross-entropy, and its weighted sum over tasks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from .errors import DataError, UsageError
 Reduction = Literal["mean", "sum"]
 
 STRIP_BYTES = 64 << 20
-"""Size of the logits of one strip."""
+"""Size of the logits of one strip, about."""
 
 
 class Upsampling(NamedTuple):
@@ -40,12 +41,32 @@ class Upsampling(NamedTuple):
 
     def strip(self, scores: Tensor, kernels: Tensor, top: int, bottom: int, width: int) -> Tensor:
         """Return the logits of the image's rows top … bottom − 1."""
-        size = kernels.shape[-1]
-        first = max(0, -((size - 1 - top - self.start) // self.factor))
-        last = min(scores.shape[2] - 1, (bottom - 1 + self.start) // self.factor)
-        dense = F.conv_transpose2d(scores[:, :, first : last + 1], kernels, stride=self.factor, groups=kernels.shape[0])
-        begin = top + self.start - first * self.factor
-        return dense[:, :, begin : begin + bottom - top, self.start : self.start + width]
+        size, factor = kernels.shape[-1], self.factor
+        first = max(0, -((size - 1 - top - self.start) // factor))
+        last = min(scores.shape[2] - 1, (bottom - 1 + self.start) // factor)
+        rows, begin = bottom - top, top + self.start - first * factor
+        # What lies beside the strip is not computed at all, as far as it lies on both sides: it may be several times
+        # as large.
+        above = min(begin, (last - first) * factor + size - begin - rows)
+        left = min(self.start, (scores.shape[3] - 1) * factor + size - self.start - width)
+        dense = F.conv_transpose2d(
+            scores[:, :, first : last + 1], kernels, stride=factor, padding=(above, left), groups=kernels.shape[0]
+        )
+        begin, start = begin - above, self.start - left
+        return dense[:, :, begin : begin + rows, start : start + width]
+
+    def strips(
+        self, scores: Tensor, kernels: Tensor, target: Int64[Tensor, "n h w"]
+    ) -> Iterator[tuple[Tensor, Int64[Tensor, "_ _ w"]]]:
+        """Yield logits and targets of as many images or, where one is more, rows of it as :data:`STRIP_BYTES` holds."""
+        count, height, width = target.shape
+        pixels = max(1, STRIP_BYTES // (4 * scores.shape[1]))
+        images, rows = max(1, pixels // max(1, height * width)), max(1, pixels // max(1, width))
+        for one in range(0, count, images):
+            some = slice(one, one + images)
+            for top in range(0, height, rows):
+                bottom = min(height, top + rows)
+                yield self.strip(scores[some], kernels, top, bottom, width), target[some, top:bottom]
 
 
 def pixel_cross_entropy(
@@ -98,8 +119,8 @@ def upsampled_cross_entropy(
 ) -> Float[Tensor, ""]:
     """Return what :func:`pixel_cross_entropy` gives for upsampled scores, without ever holding them whole.
 
-    Scores are upsampled in strips of rows, each of which is scored and differentiated before the next: memory is that
-    of one strip, not of n×k×H×W logits and their gradients.
+    Scores are upsampled in strips (images, or rows of one), each of which is scored and differentiated before the next:
+    memory is that of one strip, not of n×k×H×W logits and their gradients.
 
     Args:
         scores: Logits of coarse cells.
@@ -116,34 +137,40 @@ def upsampled_cross_entropy(
     """
     _check_reduction(reduction)
     _check_ids(target, scores.shape[1], ignore_index)
-    options = {"weight": class_weights, "ignore_index": ignore_index, "label_smoothing": label_smoothing}
-    total: Tensor = _Strips.apply(scores, upsampling.kernels, target, upsampling, options)
+    measure = partial(
+        F.cross_entropy,
+        weight=class_weights,
+        ignore_index=ignore_index,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
+    total: Tensor = _Strips.apply(scores, upsampling.kernels, target, upsampling, measure)
     return total if reduction == "sum" else total / _divisor(target, ignore_index, class_weights)
 
 
 class _Strips(torch.autograd.Function):
-    """The summed loss; gradients are taken strip by strip while it is computed."""
+    """The sum of a measure of every strip; gradients are taken strip by strip while it is computed."""
 
     @staticmethod
     def forward(
-        ctx: Any, scores: Tensor, kernels: Tensor, target: Tensor, upsampling: Upsampling, options: dict[str, Any]
+        ctx: Any,
+        scores: Tensor,
+        kernels: Tensor,
+        target: Tensor,
+        upsampling: Upsampling,
+        measure: Callable[[Tensor, Tensor], Tensor],
     ) -> Tensor:
-        height, width = target.shape[1:]
-        rows = max(1, STRIP_BYTES // max(1, 4 * scores.shape[0] * scores.shape[1] * width))
         leaves = [
             tensor.detach().requires_grad_(needed)
             for tensor, needed in zip((scores, kernels), ctx.needs_input_grad[:2], strict=True)
         ]
         wanted = [leaf for leaf in leaves if leaf.requires_grad]
         total, gradients = scores.new_zeros(()), [torch.zeros_like(leaf) for leaf in wanted]
-        for top in range(0, height, rows):
-            bottom = min(height, top + rows)
-            with torch.enable_grad():
-                logits = upsampling.strip(leaves[0], leaves[1], top, bottom, width)
-                loss = F.cross_entropy(logits, target[:, top:bottom], reduction="sum", **options)
-            total += loss.detach()
-            if wanted:
-                for gradient, part in zip(gradients, torch.autograd.grad(loss, wanted), strict=True):
+        with torch.enable_grad():
+            for logits, truth in upsampling.strips(leaves[0], leaves[1], target):
+                loss = measure(logits, truth)
+                total += loss.detach()
+                for gradient, part in zip(gradients, torch.autograd.grad(loss, wanted) if wanted else (), strict=True):
                     gradient += part
         found = iter(gradients)
         ctx.gradients = [next(found) if leaf.requires_grad else None for leaf in leaves]
@@ -173,13 +200,58 @@ def soft_jaccard(
     Source: Rahman & Wang 2016, "Optimizing Intersection-over-Union in Deep Neural Networks for Image Segmentation".
     """
     _check_ids(target, logits.shape[1], ignore_index)
+    return _jaccard(_class_sums(logits, target, ignore_index))
+
+
+def upsampled_soft_jaccard(
+    scores: Float[Tensor, "n k h w"], upsampling: Upsampling, target: Int64[Tensor, "n H W"], ignore_index: int = 255
+) -> Float[Tensor, ""]:
+    """Return what :func:`soft_jaccard` gives for upsampled scores, without ever holding them whole.
+
+    Its sums are over all strips, and so are computed first; its gradient is that of their sum, each times its slope.
+
+    Args:
+        scores: Logits of coarse cells.
+        upsampling: How they become those of the target's pixels.
+        target: As in :func:`soft_jaccard`.
+        ignore_index: See there.
+
+    Raises:
+        DataError: The target holds an id that is neither a class nor ``ignore_index``.
+    """
+    _check_ids(target, scores.shape[1], ignore_index)
+    sums = scores.new_zeros(3, scores.shape[1])
+    with torch.no_grad():
+        for logits, part in upsampling.strips(scores, upsampling.kernels, target):
+            sums += _class_sums(logits, part, ignore_index)
+    with torch.enable_grad():
+        loss = _jaccard(sums.requires_grad_())
+        (slopes,) = torch.autograd.grad(loss, sums)
+
+    def measure(logits: Tensor, part: Tensor) -> Tensor:
+        return (slopes * _class_sums(logits, part, ignore_index)).sum()
+
+    tangent: Tensor = _Strips.apply(scores, upsampling.kernels, target, upsampling, measure)
+    return torch.add(tangent, (loss - tangent).detach())
+
+
+def _class_sums(logits: Tensor, target: Tensor, ignore_index: int) -> Float[Tensor, "3 k"]:
+    """Return the sums over the labelled pixels of p·y, of p and of y, for every class."""
     counted = target != ignore_index
-    probabilities = logits.movedim(1, -1)[counted].softmax(1)
-    truth = F.one_hot(target[counted], logits.shape[1]).to(probabilities.dtype)
-    common, sizes = (probabilities * truth).sum(0), truth.sum(0)
-    present = sizes > 0
-    indices = common[present] / (probabilities.sum(0) + sizes - common)[present]
-    return (1 - indices).sum() / present.sum().clamp(min=1)
+    probabilities, truth = logits.movedim(1, -1)[counted].softmax(1), target[counted]
+    none = probabilities.new_zeros(logits.shape[1])
+    right = probabilities.gather(1, truth[:, None])[:, 0]
+    return torch.stack(
+        [none.index_add(0, truth, right), probabilities.sum(0), none.index_add(0, truth, torch.ones_like(right))]
+    )
+
+
+def _jaccard(sums: Float[Tensor, "3 k"]) -> Float[Tensor, ""]:
+    common, found, truth = sums
+    present = truth > 0
+    indices = common[present] / (found + truth - common)[present]
+    mean: Tensor = (1 - indices).sum() / present.sum().clamp(min=1)
+    return mean
 
 
 def multitask_loss(

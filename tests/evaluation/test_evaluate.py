@@ -1,10 +1,13 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from fullconv import fcn8s
-from fullconv.data import write_shapes
+from fullconv.data import Sample, write_shapes
+from fullconv.data.labels import LabelSet
 from fullconv.errors import DataError
 from fullconv.evaluation import evaluate, panel, save_panels
 from fullconv.evaluation.pictures import CAPTION, GAP, RIGHT, VOID, WRONG, errors
@@ -71,6 +74,16 @@ def test_other_classes_are_refused(shapes):
         evaluate(fcn8s("small", 2), shapes)
 
 
+def test_the_same_classes_in_another_order_are_refused(model, shapes):
+    twisted = copy.copy(model)
+    twisted.labels = {"semantic": LabelSet.of(shapes.labels.names[::-1])}
+    first, last = shapes.labels.names[0], shapes.labels.names[-1]
+    with pytest.raises(DataError, match=f"class 0 is {first}, the model's is {last}, and {first} its class 5"):
+        evaluate(twisted, shapes)
+    twisted.labels = {"semantic": LabelSet.of([f"other {name}" for name in shapes.labels.names])}
+    assert evaluate(twisted, shapes).mean_iu == evaluate(model, shapes).mean_iu
+
+
 def test_progress_is_told(model, shapes):
     seen = []
     evaluate(model, shapes, "val", progress=lambda done, total: seen.append((done, total)))
@@ -85,8 +98,6 @@ def test_error_maps():
 
 
 def write_labels():
-    from fullconv.data.labels import LabelSet
-
     return LabelSet.of(["a", "b"])
 
 
@@ -97,3 +108,18 @@ def test_panels_show_four_pictures_side_by_side(model, shapes, tmp_path):
     paths = save_panels(Predictor(model), shapes, "train", tmp_path / "pictures", count=3)
     assert len(paths) == 3
     assert all(Image.open(path).mode == "RGB" for path in paths)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_panels_of_any_channels_and_task(channels):
+    """Truth and errors are those of the predictor's task."""
+    torch.manual_seed(0)
+    model = fcn8s("small", {"semantic": 2, "object": 3}, in_channels=channels)
+    for score in model.heads["object"].score.values():
+        torch.nn.init.normal_(score.weight)
+    predictor = Predictor(model, task="object")
+    image = torch.rand(channels, 40, 60) * 255
+    truth = predictor.labels(image if channels > 1 else image.expand(3, -1, -1)).cpu()
+    sample = Sample("a", image, torch.zeros(40, 60, dtype=torch.long), further={"object": truth})
+    sheet = np.asarray(panel(sample, predictor))[CAPTION:, -60:]
+    assert (sheet == RIGHT).all()

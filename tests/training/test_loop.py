@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fullconv import load, train
 from fullconv.data import open_dataset, write_shapes
@@ -108,8 +109,36 @@ def test_recipes_run(shapes, tmp_path, recipe):
         {"data.crop": "none", "data.cache_mb": 0, "data.replacement": True},
     ],
 )
-def test_settings_are_followed(shapes, tmp_path, settings):
-    assert 0 <= run(shapes, tmp_path / "run", settings=settings).scores.mean_iu <= 1
+def test_every_setting_is_followed(shapes, tmp_path, settings):
+    """Each of them alone, on top of those before it, ends elsewhere; but for the cache, which must not."""
+    folders = [run(shapes, tmp_path / "none").run]
+    for count, name in enumerate(settings, 1):
+        some = dict(list(settings.items())[:count])
+        folders.append(run(shapes, tmp_path / name, settings=some).run)
+        assert same(weights(folders[-1] / "last"), weights(folders[-2] / "last")) == (name == "data.cache_mb"), name
+
+
+def test_a_val_split_without_a_labelled_pixel_is_not_scored(tmp_path, capsys):
+    source = write_shapes(tmp_path / "data", count=12, sizes=(48, 64))
+    for record in source.records("val"):
+        path = tmp_path / "data" / "masks" / f"{record.stem}.png"
+        Image.fromarray(np.full_like(np.array(Image.open(path)), 255)).save(path)
+    settings = {**TINY, "evaluations": 4}
+    result = train(open_dataset(tmp_path / "data"), tmp_path / "run", settings=settings, epochs=4)
+    assert capsys.readouterr().err.count("no pixel of the val split is labelled") == 4
+    assert result.scores is None and "NaN" not in (result.run / "log.jsonl").read_text()
+    assert same(weights(result.run / "best"), weights(result.run / "last"))
+
+
+def test_the_rate_is_said_for_the_pixels_that_count(shapes):
+    """With ``keep``, and for whole images of other sizes, as many as there are in the mean."""
+    samples = shapes.dataset("train")
+    mean = sum(samples[index].target.numel() for index in range(len(samples))) / len(samples)
+    sgd = {**TINY, "optim.optimiser": "sgd", "optim.loss_stride": 1, "data.keep": 0.25}
+    for crop, area in ((48, 48 * 48), ("none", mean)):
+        config = load_config("modern", {**sgd, "data.crop": crop})
+        lines = describe(build_model(config, shapes), shapes, build_feed(shapes, config), config, Runtime(device="cpu"))
+        assert f"{4 * area / 4:,.0f} pixels a step" in lines[-1]
 
 
 def test_a_loss_that_explodes_stops_the_run_and_keeps_nothing_of_it(shapes, tmp_path):

@@ -23,6 +23,7 @@ def test_classes_without_a_pixel():
         ([[0, 1], [0], [0], [0]], True),
         ([[0], [0], [0], [0, 1]], False),
         ([[0], [1], [0]], False),
+        ([[], [], []], False),
     ],
 )
 def test_one_class_everywhere(predicted, said):
@@ -38,9 +39,12 @@ def test_scores_without_gradient():
     image, target = torch.rand(1, 3, 32, 32), torch.ones(1, 32, 32, dtype=torch.long)
     torch.nn.functional.cross_entropy(model(image), target).backward()
     assert dead_scores(model) == []
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    assert "the scores of semantic get no gradient" in dead_scores(model)[0]
+    with torch.no_grad():
+        for parameter in model.trunk.parameters():
+            parameter.zero_()
+    model.zero_grad()
+    torch.nn.functional.cross_entropy(model(image), target).backward()
+    assert "the scores of semantic get no gradient" in dead_scores(model)[0], "though their biases do"
 
 
 def test_rates_in_both_units():

@@ -38,7 +38,8 @@ def evaluate(
         progress: Called with (done, total) after every image.
 
     Raises:
-        DataError: The data set cannot be used, has no such split, or its classes are not the model's.
+        DataError: The data set cannot be used, has no such split, another number of classes than the model, or the
+            same classes in another order.
         ModelError: The model cannot be used.
         UsageError: The model has no such task.
 
@@ -95,3 +96,9 @@ def _check_classes(predictor: Predictor, source: DataSource) -> None:
         raise DataError(
             f"{source.root}: has {len(theirs)} classes, the model {len(ours)}; evaluate on the data it was trained for"
         )
+    for place, name in enumerate(theirs):
+        if name != ours[place] and name in ours:
+            raise DataError(
+                f"{source.root}: class {place} is {name}, the model's is {ours[place]}, and {name} its class "
+                f"{ours.index(name)}; give the data set the model's classes in their order"
+            )

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 
 from ..data import DataSource, Sample
 from ..data.labels import LabelSet
+from ..files.pictures import as_colours
 from ..inference import Predictor
 from ..inference.prediction import colours, save_image
 
@@ -28,11 +29,11 @@ def errors(
 
 
 def panel(sample: Sample, predictor: Predictor) -> Image.Image:
-    """Return image | truth | prediction | errors of one sample, each with a caption."""
+    """Return image | truth | prediction | errors of one sample and the predictor's task, each with a caption."""
     labels = predictor.labels(sample.image).cpu().numpy()
-    target, label_set = sample.target.numpy(), predictor.label_set
+    target, label_set = sample.further.get(predictor.task, sample.target).numpy(), predictor.label_set
     pictures = (
-        sample.image.permute(1, 2, 0).numpy(),
+        as_colours(sample.image).permute(1, 2, 0).numpy(),
         colours(target, label_set),
         colours(labels, label_set),
         errors(target, labels, label_set),

@@ -176,6 +176,12 @@ def median_side(source: DataSource) -> int:
     return shorter[len(shorter) // 2]
 
 
+def mean_area(source: DataSource) -> float:
+    """Return the mean area of the training images, in pixels."""
+    areas = [math.prod(source.image_size(record)) for record in source.records("train")]
+    return sum(areas) / len(areas)
+
+
 def input_scale(config: TrainConfig, source: DataSource) -> float:
     """Return how many times as large the trunk sees an image.
 

@@ -17,7 +17,7 @@ from ..errors import UsageError
 from ..evaluation import confusion
 from ..files import Bands
 from ..inference import Predictor
-from ..losses import Upsampling, labelled, soft_jaccard, upsampled_cross_entropy
+from ..losses import Upsampling, labelled, upsampled_cross_entropy, upsampled_soft_jaccard
 from ..metrics import Scores
 from ..models import FCN, ModelConfig
 from .config import TrainConfig
@@ -29,7 +29,15 @@ from .progress import Clock, TrainingProgress
 from .runlog import COLUMNS, RunLog
 from .runtime import Runtime, whole
 from .state import TrainState, mean_loss
-from .words import balance_in_words, dead_scores, describe, describe_epoch, never_seen, one_class_only
+from .words import (
+    balance_in_words,
+    dead_scores,
+    describe,
+    describe_epoch,
+    never_seen,
+    nothing_to_score,
+    one_class_only,
+)
 
 EVERY = 4
 """Of which rows and columns the Jaccard loss is taken: sums over so many pixels do not need them all."""
@@ -198,18 +206,20 @@ def end_epoch(
         NotFinite: Its weights are not.
         Interrupted: A signal came while it was scored; it will be scored again.
     """
-    model, names, matrix = state.average.model, source.labels.names, None
+    model, names, matrix, warnings = state.average.model, source.labels.names, None, list[str]()
     runtime.align(model)
     check_weights(model.state_dict().values(), runtime)
     if feed.evaluates(state.epoch):
         matrix = validate(model, source, runtime, interrupt)
         stop_if_asked(interrupt, state, log, clock, runtime)
-        if state.best is None or mean_iu(matrix, names) >= mean_iu(state.best, names):
+        if warnings := nothing_to_score(matrix):
+            matrix = None
+        elif state.best is None or mean_iu(matrix, names) >= mean_iu(state.best, names):
             state.best = matrix
             log.save(model, "best")
     log.save(model, "last")
     record = epoch_record(state, names, matrix, clock.seconds)
-    if warnings := [*one_class_only([*state.records, record], names), *dead_scores(state.model)]:
+    if warnings := [*warnings, *one_class_only([*state.records, record], names), *dead_scores(state.model)]:
         record["warnings"] = warnings
     state.close_epoch(record)
     log.rewrite(state.records)
@@ -363,11 +373,7 @@ def jaccard_of_some(
 ) -> Float[torch.Tensor, ""]:
     """Return the soft Jaccard loss of upsampled scores at each fourth row and column."""
     every = math.gcd(EVERY, upsampling.factor)
-    some = thinned(target, every)
-    if some.numel() == 0:
-        return scores.sum() * 0
-    coarser = upsampling.every(every)
-    return soft_jaccard(coarser.strip(scores, coarser.kernels, 0, some.shape[1], some.shape[2]), some, ignored)
+    return upsampled_soft_jaccard(scores, upsampling.every(every), thinned(target, every), ignored)
 
 
 def thinned(target: Int64[torch.Tensor, "n h w"], every: int) -> Int64[torch.Tensor, "n H W"]:

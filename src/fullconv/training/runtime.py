@@ -172,7 +172,7 @@ class Runtime:
             RuntimeError: ``error``, if it says something else.
             FullconvError: Every part is one image already; or ranks wait for each other within passes.
         """
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+        if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in _NO_MEMORY):
             raise error
         if self.lockstep:
             raise FullconvError(
@@ -181,7 +181,7 @@ class Runtime:
             ) from error
         if all(len(batch.stems) == 1 for batch in self.parts(batches)):
             raise FullconvError(
-                "one image at a time is too much for the memory: use smaller crops (data.crop)"
+                f"one image at a time is too much for the memory: use smaller crops (data.crop) ({error})"
             ) from error
         self.pieces *= 2
         if self.device.type == "cuda":
@@ -318,6 +318,10 @@ def _keep_freed_memory() -> None:
         for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**28)):
             libc.mallopt(parameter, value)
 
+
+_NO_MEMORY = ("allocate memory", "could not create a primitive", "could not create a memory")
+"""What torch says where memory is short; the last two oneDNN, which says no more (seen under a limit of the address
+space)."""
 
 _MANY_WEIGHTS, _FEW_CELLS = 10**7, 768
 """From how many weights and up to how many cells the product is faster (measured: docs/results.md)."""

@@ -10,7 +10,18 @@ from torch import Tensor
 from ..data import DataSource
 from ..models import FCN
 from .config import OptimSection, TrainConfig
-from .feed import FEWEST, LARGE_ENOUGH, LARGEST_CROP, LARGEST_SCALE, MOST, MULTIPLE, PASSES, Feed, median_side
+from .feed import (
+    FEWEST,
+    LARGE_ENOUGH,
+    LARGEST_CROP,
+    LARGEST_SCALE,
+    MOST,
+    MULTIPLE,
+    PASSES,
+    Feed,
+    mean_area,
+    median_side,
+)
 from .runtime import Runtime, whole
 
 PATIENCE = 3
@@ -36,8 +47,8 @@ def describe(model: FCN, source: DataSource, feed: Feed, config: TrainConfig, ru
     else:
         why = f": the median shorter side as seen, up to a multiple of {MULTIPLE}, {LARGEST_CROP} at most"
         lines.append(f"crops of {feed.crop[0]}×{feed.crop[1]}{why if data.crop == 'auto' else ''}")
-    area = math.prod(feed.crop or source.image_size(source.records("train")[0]))
-    return [*lines, rate_in_words(config.optim, step * area / config.optim.loss_stride**2)]
+    area = math.prod(feed.crop) if feed.crop else mean_area(source)
+    return [*lines, rate_in_words(config.optim, step * area * data.keep / config.optim.loss_stride**2)]
 
 
 def rate_in_words(optim: OptimSection, pixels: float) -> str:
@@ -71,6 +82,13 @@ def describe_epoch(record: dict[str, Any], last: int) -> list[str]:
     return [f"{line}  ({record['seconds']:.0f} s)", *record.get("warnings", ())]
 
 
+def nothing_to_score(matrix: Int64[Tensor, "k k"]) -> list[str]:
+    """Return a warning where a histogram [truth, prediction] of the validation split is empty."""
+    if matrix.any():
+        return []
+    return ["warning: no pixel of the val split is labelled, so nothing is scored: the last weights will be the best"]
+
+
 def never_seen(pixels: Int64[Tensor, "k"], names: Sequence[str]) -> list[str]:
     """Return a warning for classes without a single training pixel."""
     absent = [name for name, count in zip(names, pixels.tolist(), strict=True) if count == 0]
@@ -97,7 +115,7 @@ def balance_in_words(weights: Sequence[float], names: Sequence[str], balance: fl
 def one_class_only(records: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
     """Return a warning where the last few evaluations found the same class everywhere."""
     predicted = [record["predicted"] for record in records if "predicted" in record][-PATIENCE:]
-    if len(predicted) < PATIENCE or any(classes != predicted[0] or len(classes) > 1 for classes in predicted):
+    if len(predicted) < PATIENCE or any(classes != predicted[0] or len(classes) != 1 for classes in predicted):
         return []
     return [
         f"warning: every pixel was predicted as {names[predicted[0][0]]} in the last {PATIENCE} evaluations: "
@@ -106,10 +124,17 @@ def one_class_only(records: Sequence[dict[str, Any]], names: Sequence[str]) -> l
 
 
 def dead_scores(model: FCN) -> list[str]:
-    """Return a warning where the last step's gradients of all score layers of a task are zero."""
+    """Return a warning where the last step's gradients of all score layers of a task are zero: of their weights.
+
+    Biases learn what is frequent even where all features are zero.
+    """
     lines = []
     for task, head in model.heads.items():
-        gradients = [p.grad for name, p in head.named_parameters() if name.startswith("score.") and p.grad is not None]
+        weights = [p for name, p in head.named_parameters() if name.startswith("score.") and name.endswith(".weight")]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
         if gradients and not any(bool(whole(gradient).any()) for gradient in gradients):
-            lines.append(f"warning: the scores of {task} get no gradient: is everything ignored, or the rate too high?")
+            lines.append(
+                f"warning: the scores of {task} get no gradient: is everything ignored, or are all features zero, the "
+                f"rate being too high?"
+            )
     return lines
