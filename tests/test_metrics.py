@@ -166,3 +166,20 @@ def test_unknown_policy_and_missing_names():
         unchecked(Scores, torch.eye(2).long(), ["a"])
     with pytest.raises(UsageError, match="absent is 'ignore'"):
         unchecked(Scores, torch.eye(2).long(), ["a", "b"], "ignore")
+
+
+@pytest.mark.parametrize(
+    "twist",
+    [
+        lambda ids: ids[::-1, ::-1],
+        lambda ids: ids.astype(">u2"),
+        lambda ids: np.frombuffer(ids.tobytes(), ids.dtype).reshape(ids.shape),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_any_array_of_ids_is_counted(twist):
+    """Flipped, of another byte order, read-only."""
+    ids = np.random.default_rng(0).integers(0, 3, (4, 5)).astype(np.uint8)
+    twisted = twist(ids)
+    expected = confusion_matrix(torch.from_numpy(twisted.astype(np.int64).copy()), torch.zeros(4, 5).long(), 3)
+    assert torch.equal(confusion_matrix(twisted, np.zeros((4, 5), np.int64), 3), expected)

@@ -39,7 +39,7 @@ def confusion_matrix(
     >>> confusion_matrix(torch.tensor([0, 1, 1, 255]), torch.tensor([0, 0, 1, 1]), 2).tolist()
     [[1, 0], [1, 1]]
     """
-    truth, predicted = torch.as_tensor(target).long(), torch.as_tensor(labels).long()
+    truth, predicted = _tensor(target), _tensor(labels)
     if truth.shape != predicted.shape:
         raise DataError(
             f"the target is {_size(truth)} but the labels are {_size(predicted)}: predict at the target's resolution"
@@ -128,6 +128,11 @@ class Scores(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(KEYS)
+
+
+def _tensor(ids: Ids) -> Tensor:
+    # Arrays may be read-only, flipped, or of another byte order: a copy is none of these.
+    return ids.long() if isinstance(ids, Tensor) else torch.from_numpy(np.array(ids, dtype=np.int64, order="C"))
 
 
 def _class_scores(matrix: Tensor, index: int, name: str, absent: AbsentClasses) -> dict[str, Any]:

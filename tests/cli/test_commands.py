@@ -7,10 +7,11 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from commands import call
-from fullconv import FCN
+from fullconv import FCN, open_dataset
 from fullconv.data.generated import write_shapes
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
@@ -79,6 +80,21 @@ def test_check_of_a_good_set(data, tmp_path):
     assert page.count("data:image/jpeg;base64,") >= 5 and "triangle" in page and 'src="http' not in page
     first, second = (json.loads(run("check", path, "--json").stdout) for path in (data, tmp_path / "dataset.yaml"))
     assert all(second[key] == value for key, value in first.items() if key not in ("root", "problems"))
+
+
+def test_a_description_that_was_written_is_read_again(data, tmp_path):
+    """With ids that are mapped, also those of a further task."""
+    task = "  all: {masks: masks, classes: [any], label_map: {0: any, 1: 0, 2: 0, 3: 0, 4: 0, 5: 0}}"
+    (data / "dataset.yaml").write_text(f"label_map: {{5: void}}\ntasks:\n{task}\n")
+    run("check", data, "--write", tmp_path / "dataset.yaml")
+    found, again = (open_dataset(path) for path in (data, tmp_path / "dataset.yaml"))
+    assert again.labels == found.labels and again.further["all"].labels == found.further["all"].labels
+    target = again.dataset("train")[0].further["all"]
+    assert torch.equal(target, found.dataset("train")[0].further["all"]) and set(target.unique().tolist()) <= {0, 255}
+
+
+def test_no_command_is_a_question_for_help():
+    assert run().stdout == run("--help").stdout and "Commands:" in run().stdout
 
 
 def test_check_of_a_bad_set(data):

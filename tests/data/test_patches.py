@@ -37,6 +37,8 @@ def patches(source, choice="uniform", **options):
 
 def test_every_image_gets_as_many_as_crops_tile_it(source):
     assert len(patches(source)) == 3 * 3 * 5
+    transform = TrainingTransform(CROP, scale=(1.5, 1.5))
+    assert len(Patches(source, source.records("train"), transform, enlarged=1.5)) == 3 * 5 * 8, "as large as seen"
     assert [int(patches(source)[index, 0].image[2, 0, 0]) for index in (0, 14, 15, 30)] == [0, 0, 1, 2]
 
 

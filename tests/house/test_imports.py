@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "doctor": {"errors", "data", "files"},
     "models": {"errors", "geometry", "nn", "trunks", "losses", LABELS, "files"},
     "inference": {"errors", "geometry", "models", LABELS, "files"},
-    "evaluation": {"errors", "inference", "metrics", "models", "data"},
+    "evaluation": {"errors", "inference", "metrics", "models", "data", "files"},
     "training": {
         "errors",
         "models",

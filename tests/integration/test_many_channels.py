@@ -4,10 +4,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fullconv import evaluate, load, train
+from fullconv.data import open_dataset
 from fullconv.errors import UsageError
+from fullconv.files import Bands
+from fullconv.training.config import load_config
+from fullconv.training.network import build_model
 from reference.tiff_pack import write_geotiff
 
 TINY = {"model.trunk": "small", "model.context": "none", "model.input_scale": 1, "data.crop": 32, "data.batch_size": 2}
@@ -33,7 +38,7 @@ def rasters(tmp_path):
 def test_a_band_beyond_the_colours_is_used(rasters, tmp_path, patches):
     (rasters / "dataset.yaml").write_text("bands: [1, 4]\nrange: [0, 10000]\n")
     settings = {**TINY, "data.patches": patches, "optim.rate": 5e-3, "data.scale": [1, 1], "model.dropout": 0}
-    train(rasters, tmp_path / "run", settings=settings, epochs=25, quiet=True)
+    train(rasters, tmp_path / "run", settings=settings, epochs=40, quiet=True)
     model = json.loads((tmp_path / "run" / "best" / "config.json").read_text())["model"]
     assert (model["in_channels"], model["bands"], model["value_range"]) == (2, [1, 4], [0, 10000])
     assert 100 < model["normalisation"][0][0] < 155 and 51 < model["normalisation"][0][1] < 150
@@ -43,6 +48,20 @@ def test_a_band_beyond_the_colours_is_used(rasters, tmp_path, patches):
     assert (predicted == truth).mean() > 0.9
 
 
+def test_three_bands_that_are_no_colours_have_a_mean_of_their_own(rasters, tmp_path):
+    (rasters / "dataset.yaml").write_text("bands: [4, 1, 2]\nrange: [0, 10000]\n")
+    source = open_dataset(rasters)
+    pixels = [record.image.read()[:, ::4, ::4].flatten(1) for record in source.records("train")]
+    means = torch.stack([part.mean(1) for part in pixels]).mean(0)
+    model = build_model(load_config("modern", TINY), source)
+    torch.testing.assert_close(model.mean.flatten(), means)
+    asked = build_model(load_config("modern", TINY | {"model.normalisation": "caffe"}), source)
+    assert asked.std.flatten().tolist() == [1, 1, 1]
+    (rasters / "dataset.yaml").write_text("bands: [4, 1]\nrange: [0, 10000]\n")
+    with pytest.raises(UsageError, match=r"model\.normalisation=caffe is of red, green, blue, .* 2 channels"):
+        build_model(load_config("modern", TINY | {"model.normalisation": "caffe"}), open_dataset(rasters))
+
+
 def test_a_network_of_other_channels_takes_arrays_of_them(rasters, tmp_path):
     train(rasters, tmp_path / "run", settings=TINY, epochs=1, quiet=True)
     predictor = load(tmp_path / "run")
@@ -50,3 +69,17 @@ def test_a_network_of_other_channels_takes_arrays_of_them(rasters, tmp_path):
     assert predictor.predict(array).labels.shape == (30, 20)
     with pytest.raises(UsageError, match="the model takes 4 channels, the image has 3"):
         predictor.predict(array[..., :3])
+    for wrong in (array[:0], array[0]):
+        with pytest.raises(UsageError, match=r"the model takes 4 channels, the image has 1|the image's shape is"):
+            predictor.predict(wrong)
+
+
+@pytest.mark.parametrize("bands", [[4], [4, 1, 2]])
+def test_a_network_of_one_or_three_bands_takes_floats(rasters, tmp_path, bands):
+    """The very values that its files hold, which have 16 bits."""
+    (rasters / "dataset.yaml").write_text(f"bands: {bands}\nrange: [0, 10000]\n")
+    predictor = load(train(rasters, tmp_path / "run", settings=TINY, epochs=1, quiet=True).run)
+    pixels = Bands(rasters / "images" / "a.tif", tuple(bands), (0.0, 10000.0)).read()
+    expected = predictor.predict(rasters / "images" / "a.tif")
+    for image in (pixels, pixels.permute(1, 2, 0).numpy()):
+        assert np.array_equal(predictor.predict(image).confidence, expected.confidence)

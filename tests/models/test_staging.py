@@ -67,6 +67,47 @@ def test_another_number_of_classes(tmp_path):
     assert weight[0].any() and not weight[1:].any()
 
 
+def test_what_is_taken_over_and_what_is_new_is_said(tmp_path):
+    """Of tasks, classes, and tensors that have no place any more."""
+    old = network(["sky", "sea"], learnable_upsampling=True)
+    old.save_pretrained(tmp_path)
+    new = fcn8s("small", {"semantic": 2, "object": 2}, context=4)
+    new.labels |= {"semantic": LabelSet.of(["tree", "sea"]), "object": LabelSet.of(["sky", "cup"])}
+    report = start_from(new, tmp_path)
+    assert report.classes == {"semantic": ("sea",), "object": ()}
+    assert report.new_classes == {"semantic": ("tree",), "object": ("sky", "cup")}
+    assert "heads.semantic.score.stage5.weight" in report.unused, "the context is the coarsest tap now"
+    assert "heads.semantic.upscore.0.weight" in report.unused
+    assert "heads.semantic.score.stage3.weight" in report.copied
+    assert "heads.object.score.stage3.weight" in report.left_new
+
+
+def test_nothing_of_a_head_is_copied_where_no_class_is_the_same(tmp_path):
+    network(["sky", "sea"]).save_pretrained(tmp_path)
+    new = fcn8s("small", 2, context="none")
+    new.labels["semantic"] = LabelSet.of(["cup", "cat"])
+    report = start_from(new, tmp_path)
+    assert not any(name.startswith("heads.") for name in report.copied)
+    assert sum(name.startswith("heads.") for name in report.unused) == 6
+
+
+def test_scores_of_scaled_features_are_scaled(tmp_path):
+    """FCN-8s trained at once is the same network without its fixed factors."""
+    old = network(["sky", "sea"], scaled_skips=True).eval()
+    old.save_pretrained(tmp_path)
+    new = fcn8s("small", 2, context="none").eval()
+    new.labels = dict(old.labels)
+    start_from(new, tmp_path)
+    image = torch.rand(1, 3, 64, 64) * 255
+    torch.testing.assert_close(new(image), old(image))
+
+
+def test_a_deeper_trunk_is_another(tmp_path):
+    fcn8s("resnet34", num_classes=2).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"is a model on another trunk \(resnet34, not resnet18\)"):
+        start_from(fcn8s("resnet18", num_classes=2), tmp_path)
+
+
 def test_another_trunk_is_refused(tmp_path):
     network(["a", "b"]).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"is a model on another trunk .* use the --trunk"):

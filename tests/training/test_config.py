@@ -1,13 +1,20 @@
+from importlib import resources
+from itertools import takewhile
+
 import pytest
 
 from fullconv.errors import UsageError
-from fullconv.training.config import load_config, named_settings, parse_settings, recipe_names
+from fullconv.training.config import all_settings, load_config, named_settings, parse_settings, recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_is_valid_and_says_its_command(name):
-    config = load_config(name)
-    assert config.recipe == name
+    """And its time and score, in the header."""
+    assert load_config(name).recipe == name
+    text = (resources.files("fullconv") / "recipes" / f"{name}.yaml").read_text()
+    header = list(takewhile(lambda line: line.startswith("#"), text.splitlines()))
+    assert header[0].startswith("# fullconv ")
+    assert {line.split(":")[0] for line in header} >= {"# Time", "# Score"}
 
 
 def test_the_paper_recipe_is_the_references():
@@ -19,6 +26,19 @@ def test_the_paper_recipe_is_the_references():
 def test_settings_come_on_top_of_the_recipe():
     config = load_config("modern", {"optim.rate": 0.5, "data.crop": [64, 96], "epochs": 3})
     assert (config.optim.rate, config.data.crop, config.epochs) == (0.5, (64, 96), 3)
+
+
+def test_a_table_changes_only_what_it_names():
+    """In a recipe's stage as on the line."""
+    config = load_config("modern", {"optim": {"rate": 0.5}, "stages": [{"model": {"finest_stride": 16}}]})
+    assert config.optim == load_config("modern", {"optim.rate": 0.5}).optim
+    assert config.stages == ({"model.finest_stride": 16},)
+
+
+def test_a_setting_is_given_once():
+    assert all_settings({"optim.rate": 1}, {"epochs": 2}) == {"optim.rate": 1, "epochs": 2}
+    with pytest.raises(UsageError, match=r"model\.trunk is given twice"):
+        all_settings({"model": {"trunk": "small"}}, {"trunk": "vgg16"})
 
 
 def test_a_recipe_may_be_a_file(tmp_path):
@@ -36,7 +56,10 @@ def test_a_recipe_may_be_a_file(tmp_path):
         ("modern", {"optimm.rate": 1}, "unknown setting 'optimm'"),
         ("modern", {"optim.rate": -1}, "setting optim.rate"),
         ("modern", {"optim.optimiser": "adam"}, "setting optim.optimiser"),
-        ("modern", {"data.crop": "big"}, "setting data.crop"),
+        ("modern", {"data.crop": "big"}, r"setting data\.crop: .*integer; or: .*; or: .*'auto' or 'none'"),
+        ("modern", {"crop": 96}, r"unknown setting 'crop'; did you mean 'data\.crop'"),
+        ("modern", {"data.scale": [2, 1]}, r"data\.scale=\[2, 1\]: give the smaller factor first"),
+        ("modern", {"optim.jaccard": float("inf")}, r"setting optim\.jaccard"),
         ("modern", {"optim.loss_stride": 3}, r"optim.loss_stride=3 does not divide model.finest_stride=8"),
         ("modern", {"epochs.many": 3}, "has no parts|setting epochs"),
     ],
@@ -44,6 +67,13 @@ def test_a_recipe_may_be_a_file(tmp_path):
 def test_wrong_settings_are_named(recipe, settings, message):
     with pytest.raises(UsageError, match=message):
         load_config(recipe, settings)
+
+
+def test_a_recipe_that_is_no_text(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes("# größer".encode("latin-1"))
+    with pytest.raises(UsageError, match="is not text in UTF-8"):
+        load_config(str(path))
 
 
 def test_settings_on_the_line():

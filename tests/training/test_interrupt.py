@@ -12,7 +12,7 @@ from fullconv.data import write_shapes
 from fullconv.training import budget, rates
 from fullconv.training.config import load_config
 from fullconv.training.interrupt import Abandoned, Interrupt, interruptible, leaving_passes
-from fullconv.training.loop import build_model
+from fullconv.training.network import build_model
 
 TINY = {"model.trunk": "small", "model.context": "none", "data.crop": 32}
 

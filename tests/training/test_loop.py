@@ -15,7 +15,7 @@ from fullconv.models import FCN
 from fullconv.training.checkpoint import read_checkpoint
 from fullconv.training.config import load_config
 from fullconv.training.feed import build_feed, derived_crop, derived_epochs, evaluated_epochs, input_scale, median_side
-from fullconv.training.loop import build_model
+from fullconv.training.network import build_model
 from fullconv.training.runtime import Runtime
 from fullconv.training.words import describe
 

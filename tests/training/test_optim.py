@@ -12,6 +12,7 @@ from fullconv.training.optim import (
     class_weights,
     parameter_groups,
     rate_factor,
+    trunk_layers,
 )
 from fullconv.training.runtime import Runtime
 
@@ -41,6 +42,35 @@ def test_the_papers_multipliers(model):
     assert (weight["lr"], weight["weight_decay"]) == (1e-3, 5e-4)
     assert (bias["lr"], bias["weight_decay"]) == (2e-3, 0)
     assert (trunk["lr"], trunk["weight_decay"]) == (5e-4, 5e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"),
+    [
+        ("vgg16", 13),
+        ("vgg16_bn", 13),
+        ("alexnet", 5),
+        ("googlenet", 3 + 9),
+        ("resnet18", 1 + 8),
+        ("resnet50", 1 + 16),
+        ("timm:resnet18", 1 + 8),
+        ("timm:tf_efficientnet_lite0", 1 + 16),
+        ("timm:regnety_002", 1 + 13),
+    ],
+)
+def test_layers_are_convolutions_or_blocks(name, layers):
+    """As many as the papers count, with the stem; each learns at its share of the rate of the one after it."""
+    if name.startswith("timm:"):
+        pytest.importorskip("timm", reason="needs an extra")
+    model = fcn8s(name, 2, context="none")
+    found = trunk_layers(model.trunk.body)
+    assert len(found) == layers
+    parameters = [parameter for layer in found for parameter in layer]
+    assert [id(p) for p in parameters] == [id(p) for p in model.trunk.body.parameters()], "each once, in order"
+    groups = parameter_groups(model, OptimSection(rate=1.0, trunk_rate=0.5, layer_decay=0.5))
+    rate = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+    for below, layer in enumerate(reversed(found), 1):
+        assert {rate[id(parameter)] for parameter in layer} == {0.5 * 0.5**below}
 
 
 def test_a_frozen_trunk_does_not_move():

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from fullconv import train
-from fullconv.data import write_shapes
-from fullconv.errors import UsageError
+from fullconv import LabelSet, fcn8s, train
+from fullconv.data import open_dataset, write_shapes
+from fullconv.errors import ModelError, UsageError
 from fullconv.models import FCN
 from fullconv.training import stages
 from fullconv.training.interrupt import Interrupted
@@ -70,10 +70,65 @@ def test_all_stages_are_checked_before_the_first(shapes, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("second", "error", "message"),
+    [
+        ({"model.finest_stride": 12}, UsageError, "12"),
+        ({"model": {"init": "nowhere"}}, ModelError, "nowhere: no such model"),
+        ({"minutes": 1}, UsageError, "minutes is for the whole run"),
+        ({"stages": []}, UsageError, "stages is for the whole run"),
+        ({"model.trunk": "resnet19"}, UsageError, "resnet19"),
+    ],
+)
+def test_what_cannot_be_built_is_said_before_the_first_stage(shapes, tmp_path, second, error, message):
+    """And the folder may be used again."""
+    with pytest.raises(error, match=message):
+        train(
+            shapes,
+            tmp_path / "run",
+            recipe="staged",
+            settings=SETTINGS | {"stages": [SETTINGS["stages"][0], second]},
+            quiet=True,
+        )
+    assert not (tmp_path / "run").exists() or not list((tmp_path / "run").iterdir())
+
+
 def test_what_every_stage_sets_itself_cannot_be_set_for_all(shapes, tmp_path):
     with pytest.raises(UsageError, match=r"every stage of recipe staged has its own optim\.rate"):
         train(shapes, tmp_path / "run", recipe="staged", settings=SETTINGS | {"optim.rate": 1e-4}, quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def saved(shapes, tmp_path_factory):
+    """A model of classes of which one is none of the data set's."""
+    names = open_dataset(shapes).labels.names
+    model = fcn8s("small", num_classes=len(names), context="none")
+    model.labels["semantic"] = LabelSet.of(["cup", *names[1:]])
+    folder = tmp_path_factory.mktemp("saved")
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_which_classes_start_anew_is_said(shapes, saved, tmp_path, capsys):
+    settings = {key: value for key, value in SETTINGS.items() if key != "stages"} | {"model.init": str(saved)}
+    run = train(shapes, tmp_path / "run", settings=settings).run
+    assert f"semantic: scores of 5 classes from {saved}; anew: background" in capsys.readouterr().err
+    assert json.loads((run / "transplant.json").read_text())["new_classes"] == {"semantic": ["background"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.trunk_weights": "imagenet"}, "model.init brings the trunk's weights"),
+        ({"model.normalisation": "caffe"}, "was trained with another normalisation"),
+    ],
+)
+def test_what_a_model_brings_cannot_be_set_beside_it(shapes, saved, tmp_path, changes, message):
+    settings = {key: value for key, value in SETTINGS.items() if key != "stages"} | {"model.init": str(saved)}
+    with pytest.raises(UsageError, match=message):
+        train(shapes, tmp_path / "run", settings=settings | changes, quiet=True)
+    assert not (tmp_path / "run").exists() or not list((tmp_path / "run").iterdir())
 
 
 def test_a_time_is_for_one_stage(shapes, tmp_path):

@@ -1,4 +1,4 @@
-"""``fullconv demo``: the whole main job in about a minute, offline."""
+"""``fullconv demo``: the whole main job in about two minutes, offline."""
 
 import sys
 import time
@@ -18,7 +18,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to create.")] = Path("fullconv-demo"),
     seed: Annotated[int, typer.Option(min=0, help="Of images, weights and order.")] = 0,
 ) -> None:
-    """Generate images, train a small FCN-8s, evaluate, predict, and leave pictures: about a minute."""
+    """Generate images, train a small FCN-8s, evaluate, predict, and leave pictures: about two minutes."""
     from ..data.generated import write_shapes
     from ..evaluation import as_predictor, evaluate, save_panels
     from ..training import train

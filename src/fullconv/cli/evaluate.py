@@ -10,7 +10,7 @@ from .options import DataPath, Json, Mirror, ModelPath, Scales, Task, print_json
 def evaluate(
     model: ModelPath,
     data: DataPath,
-    split: Annotated[str | None, typer.Option(help="Split to score: by default test, else val.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split to score: by default test, else val, else train.")] = None,
     task: Task = None,
     scales: Scales = "1",
     mirror: Mirror = False,

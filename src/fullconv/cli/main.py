@@ -20,7 +20,6 @@ COMMANDS = (demo, check, train, evaluate, predict, inspect)
 app = typer.Typer(
     name="fullconv",
     help="Semantic segmentation with fully convolutional networks: any-size image in, a class for every pixel out.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -49,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     debug = "--debug" in words
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        code = app(args=[word for word in words if word != "--debug"], standalone_mode=False)
+        code = app(args=[word for word in words if word != "--debug"] or ["--help"], standalone_mode=False)
     except KeyboardInterrupt:
         code = _say("interrupted", 130)
     except Exception as error:

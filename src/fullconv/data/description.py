@@ -150,6 +150,9 @@ class Description(BaseModel):
         path = Path(path)
         tree = {"path": os.path.relpath(root, path.parent), **self.model_dump(mode="json", exclude={"path"})}
         tree = {key: value for key, value in tree.items() if value not in (None, {}) or key == "ignore_index"}
+        for part in (tree, *tree.get("tasks", {}).values()):
+            if part.get("label_map"):  # JSON knows only text for keys.
+                part["label_map"] = {int(key): name for key, name in part["label_map"].items()}
         tree["classes"] = [{key: value for key, value in row.items() if value is not None} for row in tree["classes"]]
         text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
         write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"), "--write")

@@ -35,6 +35,7 @@ class Patches(Dataset[Sample]):
         records: Its samples to draw from.
         transform: Says the crop, and the scales whose inverse the window's size follows.
         choice: Where the windows lie.
+        enlarged: How many times as large the network sees the images: so many times as large they are tiled.
 
     Raises:
         UsageError: ``transform`` has no crop.
@@ -47,6 +48,7 @@ class Patches(Dataset[Sample]):
         records: Sequence[Record],
         transform: TrainingTransform,
         choice: PatchChoice = "uniform",
+        enlarged: float = 1.0,
     ) -> None:
         if transform.crop is None:
             raise UsageError("patches need a size: set data.crop to the height and width of a patch")
@@ -59,7 +61,7 @@ class Patches(Dataset[Sample]):
         self._owner = [
             number
             for number, (height, width) in enumerate(self.sizes)
-            for _ in range(math.ceil(height / self.crop[0]) * math.ceil(width / self.crop[1]))
+            for _ in range(math.ceil(enlarged * height / self.crop[0]) * math.ceil(enlarged * width / self.crop[1]))
         ]
         self._places = _places(source, records) if choice != "uniform" else {}
         self._background = _background(source) if choice == "foreground" else None

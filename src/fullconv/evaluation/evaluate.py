@@ -31,7 +31,7 @@ def evaluate(
     Args:
         model: A model or run folder, a network, or a predictor.
         data: A data set folder, a ``dataset.yaml``, or an opened data set.
-        split: By default ``test`` where there is one, else ``val``.
+        split: By default the first there is of ``test``, ``val`` and ``train``.
         task: Which of several tasks to score; by default the model's first, or the predictor's.
         views: Versions of every image to predict and average; by default the image alone, or the predictor's.
         absent: What a class counts that does not occur in the truth: see :class:`fullconv.metrics.Scores`.

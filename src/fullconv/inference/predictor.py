@@ -46,14 +46,16 @@ class Predictor:
         self.views = views or Views()
         self.label_set = model.labels[self.task]
         self.channels = self.model.mean.shape[1]
+        config = self.model.config
+        self._bands, self._range = (None, None) if config is None else (config.bands, config.value_range)
 
     def predict(self, image: ImageLike) -> Prediction:
         """Return the class of every pixel.
 
         Args:
             image: A path, a PIL image, a uint8 array (h×w, h×w×3, h×w×4), or a uint8 tensor 3×h×w. EXIF rotation is
-                applied to files and PIL images. For a network of other channels c than 3: a path, whose bands are read
-                as they were for training, or an array h×w×c or tensor c×h×w of values 0–255.
+                applied to files and PIL images. For a network of bands, or of other channels c than 3: a path, whose
+                bands are read as they were for training, or an array h×w×c or tensor c×h×w of values 0–255.
 
         Raises:
             DataError: The file cannot be read as an image; the message names it.
@@ -65,18 +67,16 @@ class Predictor:
         return Prediction(labels.cpu().numpy(), confidence.cpu().numpy(), self.label_set, shown)
 
     def _read(self, path: Path) -> Pixels:
-        config = self.model.config
-        if config is not None and config.bands:
-            return Bands(path, config.bands, config.value_range).read()
-        return read_image(path)
+        return Bands(path, self._bands, self._range).read() if self._bands else read_image(path)
 
     def _pixels(self, image: Image.Image | np.ndarray | Tensor) -> Pixels:
-        if self.channels in (1, 3) or isinstance(image, Image.Image):
+        if isinstance(image, Image.Image) or (self.channels in (1, 3) and not self._bands):
             return to_rgb(image)
-        pixels = (
-            image if isinstance(image, Tensor) else torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        )
-        return pixels if pixels.dtype == torch.uint8 else pixels.float()
+        if isinstance(image, np.ndarray):
+            image = torch.from_numpy(np.array(np.moveaxis(np.atleast_3d(image), 2, 0), order="C"))
+        if image.ndim != 3 or 0 in image.shape:
+            raise UsageError(f"the image's shape is {tuple(image.shape)}; give {self.channels} channels of some pixels")
+        return image if image.dtype == torch.uint8 else image.float()
 
     def labels(self, image: Tensor) -> Tensor:
         """Return the class ids h×w of an image c×h×w, 0–255: what evaluation needs, and no more."""

@@ -1,7 +1,9 @@
 """Starting from a network that is trained already: a coarser one, or one for other classes."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -14,12 +16,25 @@ from .heads import SCENE
 TRUNK, HEADS = "trunk.body.", "heads."
 
 
-def start_from(model: FCN, folder: str | Path) -> TransplantReport:
+@dataclass(frozen=True)
+class StartReport(TransplantReport):
+    """What a network took over from a saved one; of a head's tensors, some classes may be enough to be ``copied``.
+
+    Attributes:
+        classes: For every task of the network, the classes whose scores were taken over.
+        new_classes: The others, by task.
+    """
+
+    classes: Mapping[str, tuple[str, ...]]
+    new_classes: Mapping[str, tuple[str, ...]]
+
+
+def start_from(model: FCN, folder: str | Path) -> StartReport:
     """Copy what fits of a saved network into ``model``, and report what was copied and what is new.
 
     Trunk, context and normalisation are taken over whole. Of each task's head, the scores of a class go to the class of
-    the same name; scores of other classes, and of taps that the saved network does not score, stay as
-    they are.
+    the same name, for features times the network's own fixed factors; scores of other classes, and of taps that the
+    saved network does not score, stay as they are.
 
     Args:
         model: The network to start.
@@ -32,22 +47,59 @@ def start_from(model: FCN, folder: str | Path) -> TransplantReport:
     """
     saved, ours = FCN.from_pretrained(folder), model.state_dict()
     state = saved.state_dict()
-    misfits = [name for name in ours if name.startswith(TRUNK) and _shape(state, name) != ours[name].shape]
-    if misfits:
-        raise ModelError(
-            f"{folder}: is a model on another trunk ({misfits[0]} does not fit); use the --trunk and the channels it "
-            f"was trained with"
-        )
+    _check_trunk(folder, model, saved)
+    unused, same = [], {task: _common(model, saved, task) for task in model.heads}
     for name in [name for name in state if name.startswith(HEADS)]:
-        task = name.removeprefix(HEADS).partition(".")[0]
-        tensor = state.pop(name)
+        tensor, task = state.pop(name), name.removeprefix(HEADS).partition(".")[0]
         if SCENE in name and _shape(ours, name) == tensor.shape:
             state[name] = tensor
-        elif name in ours and tensor.shape[1:] == ours[name].shape[1:] and SCENE not in name:
+        elif name in ours and tensor.shape[1:] == ours[name].shape[1:] and SCENE not in name and same[task]:
+            tensor = tensor * _factor(name, task, saved, model)
             state[name] = _by_class(tensor, ours[name], saved.labels[task], model.labels[task])
+        else:
+            unused.append(name)
     if saved.config is not None and saved.config.normalisation is not None:
         model.normalise_as(saved.config.normalisation)
-    return transplant(state, model)
+    report = transplant(state, model)
+    report = replace(report, unused=(*report.unused, *unused))
+    return StartReport(
+        **{field.name: getattr(report, field.name) for field in fields(report)},
+        classes=same,
+        new_classes={
+            task: tuple(name for name in model.labels[task].names if name not in names) for task, names in same.items()
+        },
+    )
+
+
+def _check_trunk(folder: str | Path, model: FCN, saved: FCN) -> None:
+    if model.config is not None and saved.config is not None and model.config.trunk != saved.config.trunk:
+        reason = f"{saved.config.trunk}, not {model.config.trunk}"
+    else:
+        ours, theirs = model.state_dict(), saved.state_dict()
+        misfits = [name for name in ours if name.startswith(TRUNK) and _shape(theirs, name) != ours[name].shape]
+        if not misfits:
+            return
+        reason = f"{misfits[0]} does not fit"
+    raise ModelError(
+        f"{folder}: is a model on another trunk ({reason}); use the --trunk and the channels it was trained with"
+    )
+
+
+def _common(model: FCN, saved: FCN, task: str) -> tuple[str, ...]:
+    """Return the classes of a task that both networks know."""
+    if task not in saved.heads:
+        return ()
+    return tuple(name for name in model.labels[task].names if name in saved.labels[task].names)
+
+
+def _factor(name: str, task: str, saved: FCN, model: FCN) -> float:
+    """Return what keeps a tap's scores where its features are multiplied by another fixed factor now."""
+    *_, layer, tap, kind = name.split(".")
+    if layer != "score" or kind != "weight":
+        return 1.0
+    heads: list[Any] = [saved.heads[task], model.heads[task]]
+    old, new = (head.scales[head.tap_names.index(tap)] for head in heads)
+    return float(old / new)
 
 
 def _by_class(old: Tensor, new: Tensor, names: LabelSet, new_names: LabelSet) -> Tensor:

@@ -1,6 +1,7 @@
 """How many epochs fit into a time: measured, not guessed."""
 
 import copy
+import tempfile
 import time
 
 import torch
@@ -16,17 +17,20 @@ from .optim import build_optimiser
 from .runtime import Runtime
 
 TRIAL, LEAST = 0.02, 11
-"""Share of the time that trial steps may take, and how many of them are taken in any case."""
+"""Share of the time that trial steps may take, and how many of them are taken even if they take longer …"""
+
+LONGEST, FEWEST = 0.15, 3
+"""… up to this share, but for so many."""
 
 MARGIN = 0.95
 """Share of the time that is planned for; the rest is for what was not measured."""
 
 
 def epochs_within(seconds: float, model: FCN, source: DataSource, config: TrainConfig) -> float:
-    """Return how many epochs, with their evaluations, take at most ``seconds``: in hundredths, at least one of them.
+    """Return how many epochs, with all that ends one, take at most ``seconds``: in hundredths, at least one of them.
 
     A copy of the network takes some steps on real batches, of which the second half counts: the first are slower. It
-    also predicts a few images. The network, and torch's generator, are left as they were.
+    also predicts a few images, and is written once. The network, and torch's generator, are left as they were.
 
     Args:
         seconds: Wall-clock time for the whole run, from now.
@@ -47,17 +51,27 @@ def epochs_within(seconds: float, model: FCN, source: DataSource, config: TrainC
                 train_step(trial, batches, optimiser, config, runtime, weights)
                 times.append(time.monotonic() - before)
                 before = time.monotonic()
-                if runtime.largest(len(times) >= LEAST and before - start > TRIAL * seconds):
+                spent = (before - start) / seconds
+                enough = len(times) >= LEAST and spent > TRIAL
+                if runtime.largest(enough or (len(times) >= FEWEST and spent > LONGEST)):
                     break
         measured = sorted(times[len(times) // 2 :])
-        epoch = feed.steps_an_epoch * measured[len(measured) // 2]
-        evaluation = _evaluation_seconds(trial, source) if "val" in source.splits else 0.0
+        saving = _saving_seconds(trial)
+        epoch = feed.steps_an_epoch * measured[len(measured) // 2] + saving
+        evaluation = saving + _evaluation_seconds(trial, source) if "val" in source.splits else 0.0
     left = MARGIN * (seconds - (time.monotonic() - start))
     # Up to so many epochs, each begun one ends with an evaluation; more have no more of them.
     few = [min(number, (left - number * evaluation) / epoch) for number in range(1, config.evaluations)]
     epochs = max(*few, (left - config.evaluations * evaluation) / epoch, 0.01)
     # The slowest rank decides.
     return -runtime.largest(-int(100 * epochs)) / 100
+
+
+def _saving_seconds(model: FCN) -> float:
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+    return time.monotonic() - start
 
 
 def _evaluation_seconds(model: FCN, source: DataSource) -> float:

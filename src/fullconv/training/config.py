@@ -1,13 +1,13 @@
 """The typed configuration of a training run: a recipe, and what the caller changed of it."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ..errors import UsageError
 from ..trunks import Padding
@@ -15,6 +15,7 @@ from ..trunks import Padding
 Fraction01 = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 PositiveReal = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 NAMED = {"trunk": "model.trunk", "trunk_weights": "model.trunk_weights", "epochs": "epochs", "seed": "seed"}
@@ -54,7 +55,9 @@ class DataSection(_Section):
     most; ``crop: none`` takes whole images. ``scale`` comes on top of ``model.input_scale``. ``patches`` reads only the
     window that a crop needs, and chooses where it lies: see :class:`fullconv.data.Patches`. A step takes ``accumulate``
     batches of ``batch_size``, as if they were one. ``keep`` is the probability with which a cell of the finest scored
-    tap is kept in the loss.
+    tap is kept in the loss. ``flip`` is the probability of mirroring left to right, and ``colour`` by how much
+    brightness, contrast and saturation change. ``workers`` processes read images beside the training, and
+    ``cache_mb`` of what was read is kept, in 2²⁰ bytes.
     """
 
     crop: Positive | tuple[Positive, Positive] | Literal["auto", "none"] = "auto"
@@ -77,18 +80,25 @@ class OptimSection(_Section):
     The loss is taken at each ``loss_stride``-th row and column, which must divide the finest tap's stride.
     ``balance`` is how far rare classes count more: see :func:`fullconv.training.optim.class_weights`. ``jaccard`` is
     the weight of :func:`fullconv.losses.soft_jaccard` of every batch, which is added to the cross-entropy. The trunk
-    learns at ``trunk_rate`` times the rate (0 freezes it), and each of its layers at ``layer_decay`` times that of the
-    next. ``batch_norm: frozen`` normalises with the running statistics, which then stay as they are;
-    ``synchronised``, where several processes train, with those of all their batches together. ``sharded`` leaves each
-    of these processes only its share of the weights and of the optimiser's state.
+    learns at ``trunk_rate`` times the rate (0 freezes it), and each of its layers (see
+    :func:`fullconv.training.optim.trunk_layers`) at ``layer_decay`` times that of the next. ``batch_norm: frozen``
+    normalises with the running statistics, which then stay as they are; ``synchronised``, where several processes
+    train, with those of all their batches together. ``sharded`` leaves each of these processes only its share of the
+    weights and of the optimiser's state.
+
+    ``momentum`` is SGD's, or AdamW's β₁ (β₂ is 0.999). ``weight_decay`` is of weights alone; biases and normalisations
+    have none, and learn at ``bias_rate`` times the rate. ``warmup`` is the share of the steps in which the rate rises
+    from 0, before ``schedule`` goes on. ``label_smoothing`` spreads that share of a pixel evenly over all classes.
+    ``clip`` is the largest norm of a step's gradient, 0 for none. ``average`` is the weight of the past in the running
+    average of the weights, which is what is scored and kept; 0 for none.
     """
 
     optimiser: Literal["adamw", "sgd"] = "adamw"
     rate: PositiveReal = 1e-3
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    weight_decay: NotNegative = 1e-2
     bias_rate: PositiveReal = 1.0
-    trunk_rate: Annotated[float, Field(ge=0)] = 1.0
+    trunk_rate: NotNegative = 1.0
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     batch_norm: Literal["batch", "frozen", "synchronised"] = "batch"
     schedule: Literal["poly", "onecycle", "constant"] = "poly"
@@ -97,8 +107,8 @@ class OptimSection(_Section):
     loss_stride: Positive = 1
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     balance: Fraction01 = 0.0
-    jaccard: Annotated[float, Field(ge=0)] = 0.0
-    clip: Annotated[float, Field(ge=0)] = 0.0
+    jaccard: NotNegative = 0.0
+    clip: NotNegative = 0.0
     average: Annotated[float, Field(ge=0, lt=1)] = 0.0
     sharded: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -124,12 +134,24 @@ class TrainConfig(_Section):
     evaluations: Positive = 8
     seed: Annotated[int, Field(ge=0)] = 0
     minutes: PositiveReal | None = None
-    checkpoint_minutes: Annotated[float, Field(ge=0)] = 5.0
+    checkpoint_minutes: NotNegative = 5.0
     tensorboard: bool = False
     stages: tuple[dict[str, Any], ...] = ()
     model: ModelSection = ModelSection()
     data: DataSection = DataSection()
     optim: OptimSection = OptimSection()
+
+    @field_validator("stages")
+    @classmethod
+    def _dotted(cls, stages: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        return tuple(dict(_leaves(stage)) for stage in stages)
+
+    @model_validator(mode="after")
+    def _scales_in_order(self) -> "TrainConfig":
+        low, high = self.data.scale
+        if low > high:
+            raise UsageError(f"data.scale=[{low:g}, {high:g}]: give the smaller factor first")
+        return self
 
     @model_validator(mode="after")
     def _loss_on_the_grid(self) -> "TrainConfig":
@@ -152,13 +174,14 @@ def load_config(recipe: str = "modern", changes: Mapping[str, Any] | None = None
 
     Args:
         recipe: A name of :func:`recipe_names`, or the path of a YAML file.
-        changes: Dotted key → value, such as ``{"optim.rate": 1e-3}``.
+        changes: Dotted key → value, such as ``{"optim.rate": 1e-3}``; of a table, ``{"optim": {"rate": 1e-3}}``, each
+            key by itself.
 
     Raises:
         UsageError: The recipe or a key is unknown (the nearest name is given), or a value is not of its kind.
     """
     tree = _read_recipe(recipe)
-    for key, value in (changes or {}).items():
+    for key, value in _leaves(changes or {}):
         _set(tree, key, value)
     return _validated({"recipe": str(recipe)} | tree)
 
@@ -170,7 +193,7 @@ def changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
         UsageError: A key is unknown, or a value is not of its kind.
     """
     tree = config.model_dump()
-    for key, value in changes.items():
+    for key, value in _leaves(changes):
         _set(tree, key, value)
     return _validated(tree)
 
@@ -195,6 +218,18 @@ def named_settings(named: Mapping[str, Any]) -> dict[str, Any]:
                 f"unknown option {name!r}; did you mean {', '.join(near)}? (settings={{...}} for all others)"
             )
     return {NAMED[name]: value for name, value in named.items() if value is not None}
+
+
+def all_settings(settings: Mapping[str, Any] | None, named: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dotted settings, and those that have an option of their own, together.
+
+    Raises:
+        UsageError: There is no such option, or a setting is given both ways.
+    """
+    ours, theirs = dict(_leaves(settings or {})), named_settings(named)
+    if twice := ours.keys() & theirs.keys():
+        raise UsageError(f"{min(twice)} is given twice: by its own option and as a setting; leave one out")
+    return ours | theirs
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
@@ -226,7 +261,7 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
             raise UsageError(
                 f"{path}: no such recipe file; recipes that come with fullconv: {', '.join(recipe_names())}"
             )
-        text = path.read_text()
+        text = _text(path)
     elif recipe in recipe_names():
         text = file.read_text()
     else:
@@ -240,6 +275,22 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
     return tree
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: is not text in UTF-8; save it as such") from error
+
+
+def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted key and value of every entry that is no table itself."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
     for section in sections:
@@ -250,20 +301,25 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _explain(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    parts = [str(part) for part in problem["loc"] if str(part) in _KEYS or problem["type"] == "extra_forbidden"]
-    key = ".".join(parts)
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, _KEYS, 1, 0.4)
+    first = error.errors()[0]
+    if first["type"] == "extra_forbidden":
+        key = ".".join(map(str, first["loc"]))
+        near = [name for name in _KEYS if name.endswith(f".{key}")] or difflib.get_close_matches(key, _KEYS, 1, 0.4)
         return f"unknown setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-    return f"setting {key}: {problem['msg']} (got {problem['input']!r})"
+    key = _key(first["loc"])
+    kinds = dict.fromkeys(problem["msg"] for problem in error.errors() if _key(problem["loc"]) == key)
+    return f"setting {key}: {'; or: '.join(kinds)} (got {first['input']!r})"
 
 
-def _keys() -> set[str]:
-    keys = set(TrainConfig.model_fields)
-    for section, model in (("model", ModelSection), ("data", DataSection), ("optim", OptimSection)):
-        keys |= {f"{section}.{name}" for name in model.model_fields} | set(model.model_fields)
-    return keys
+def _key(place: Sequence[int | str]) -> str:
+    """Return the setting that pydantic's place lies in: without the kinds of value that it tried."""
+    return next(name for end in (2, 1, 0) if (name := ".".join(map(str, place[:end]))) in _KEYS or end == 0)
+
+
+def _keys() -> list[str]:
+    sections: dict[str, type[BaseModel]] = {"model": ModelSection, "data": DataSection, "optim": OptimSection}
+    inside = [f"{section}.{name}" for section, model in sections.items() for name in model.model_fields]
+    return [*TrainConfig.model_fields, *inside]
 
 
 _KEYS = _keys()

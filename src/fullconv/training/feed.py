@@ -38,7 +38,7 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
         if step % ranks:
             raise UsageError(
                 f"a step of {step} images cannot be shared by {ranks} ranks: "
-                f"let data.batch_size × data.accumulate be a multiple of them"
+                f"let data.batch_size × data.accumulate, and the number of images if that is less, be multiples of it"
             )
         self.sampler, self.batch_size, self.step = sampler, batch_size, step
         self.share, self.first = step // ranks, rank * (step // ranks)
@@ -142,7 +142,7 @@ def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: in
         cache = CachedDataset(samples, (data.cache_mb << 20) // max(1, data.workers))
         drawn: Augmented | Patches = Augmented(cache, transform)
     else:
-        drawn = Patches(source, samples.records, transform, data.patches)
+        drawn = Patches(source, samples.records, transform, data.patches, larger)
     epochs = float(derived_epochs(len(drawn))) if config.epochs == "auto" else config.epochs
     sampler = EpochSampler(len(drawn), config.seed, replacement=data.replacement)
     batches = StepBatches(sampler, data.batch_size, min(data.batch_size * data.accumulate, len(drawn)), rank, ranks)

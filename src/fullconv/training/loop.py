@@ -12,18 +12,17 @@ import torch
 from jaxtyping import Float, Int64
 
 from ..data import Batch, DataSource
-from ..data.labels import DEFAULT_TASK
 from ..errors import UsageError
 from ..evaluation import confusion
-from ..files import Bands
 from ..inference import Predictor
 from ..losses import Upsampling, labelled, upsampled_cross_entropy, upsampled_soft_jaccard
 from ..metrics import Scores
-from ..models import FCN, ModelConfig
+from ..models import FCN
 from .config import TrainConfig
 from .events import Events
-from .feed import Feed, build_feed, input_scale
+from .feed import Feed, build_feed
 from .interrupt import Abandoned, Interrupt, interruptible, leaving_passes
+from .network import tasks
 from .optim import check_step, check_weights, class_weights, remembered_statistics, set_training
 from .progress import Clock, TrainingProgress
 from .runlog import COLUMNS, RunLog
@@ -41,12 +40,6 @@ from .words import (
 
 EVERY = 4
 """Of which rows and columns the Jaccard loss is taken: sums over so many pixels do not need them all."""
-
-NORMALISATIONS = {
-    "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-    "caffe": ((123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
-    "half": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
-}
 
 
 @dataclass(frozen=True)
@@ -66,34 +59,6 @@ class TrainResult:
     seconds: float
 
 
-def build_model(config: TrainConfig, source: DataSource) -> FCN:
-    """Return the network that ``config`` asks for, with the data set's channels and classes."""
-    section = config.model
-    image = source.records("train")[0].image
-    channels = image.channels()
-    normalisation = NORMALISATIONS.get(section.normalisation)
-    labels = {task: part.labels for task, part in tasks(source).items()}
-    options = section.model_dump(exclude={"trunk_weights", "normalisation", "init", "recompute", "input_scale"})
-    model_config = ModelConfig(
-        **options,
-        input_scale=input_scale(config, source),
-        tasks={task: table.num_classes for task, table in labels.items()},
-        in_channels=channels,
-        bands=image.numbers or tuple(range(1, channels + 1)) if isinstance(image, Bands) else None,
-        value_range=image.value_range if isinstance(image, Bands) else None,
-        normalisation=normalisation if channels == 3 else channel_moments(source),
-    )
-    model = FCN.from_config(model_config, section.trunk_weights, labels)
-    if section.recompute:
-        model.trunk.save_memory()
-    return model
-
-
-def tasks(source: DataSource) -> dict[str, DataSource]:
-    """Return a data set's tasks by name, that of its own masks first."""
-    return {DEFAULT_TASK: source, **source.further}
-
-
 def class_pixels(source: DataSource) -> dict[str, Int64[torch.Tensor, "_"]]:
     """Return how many training pixels every class has, by task."""
     return {task: part.class_pixels("train") for task, part in tasks(source).items()}
@@ -106,21 +71,11 @@ def task_weights(
     return {task: runtime.place(class_weights(counts, config.optim.balance)) for task, counts in pixels.items()}
 
 
-def channel_moments(source: DataSource, most: int = 256) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and deviation (0–255) of each channel over the training images, at most so many of them."""
-    records = source.records("train")
-    chosen = records[:: math.ceil(len(records) / most)]
-    pixels = [record.image.read()[:, ::4, ::4].float().flatten(1) for record in chosen]
-    mean = torch.stack([part.mean(1) for part in pixels]).mean(0)
-    square = torch.stack([part.square().mean(1) for part in pixels]).mean(0)
-    std = (square - mean.square()).clamp(min=1).sqrt()
-    return tuple(mean.tolist()), tuple(std.tolist())
-
-
 def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = False) -> TrainResult:
     """Train ``model`` as ``config`` says, from the newest checkpoint in ``log``; everything that is kept goes there.
 
     Raises:
+        NotFinite: A loss, a gradient or a weight is no number.
         Interrupted: SIGINT or SIGTERM came; the state was saved.
     """
     clock, runtime = Clock(), Runtime(config.optim.precision)

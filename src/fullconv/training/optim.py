@@ -14,10 +14,10 @@ from ..models import FCN
 from .config import OptimSection
 from .runtime import Runtime, whole
 
-BODY = "trunk.body."
+CHAINS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
-def parameter_groups(model: nn.Module, optim: OptimSection) -> list[dict[str, Any]]:
+def parameter_groups(model: FCN, optim: OptimSection) -> list[dict[str, Any]]:
     """Return the optimiser's groups: weights decay; biases and normalisations do not, and may learn faster.
 
     Frozen upsampling has no parameters and so no group. A trunk rate of 0 freezes the trunk.
@@ -42,21 +42,40 @@ def parameter_groups(model: nn.Module, optim: OptimSection) -> list[dict[str, An
     ]
 
 
-def trunk_factors(model: nn.Module, optim: OptimSection) -> dict[str, float]:
-    """Return by what the rate of every parameter in the trunk's body is multiplied.
+def trunk_factors(model: FCN, optim: OptimSection) -> dict[str, float]:
+    """Return by what the rate of every parameter in the trunk's body is multiplied."""
+    layers = trunk_layers(model.trunk.body)
+    depth = {id(parameter): place for place, layer in enumerate(reversed(layers), 1) for parameter in layer}
+    return {
+        name: optim.trunk_rate * optim.layer_decay ** depth[id(parameter)]
+        for name, parameter in model.named_parameters()
+        if id(parameter) in depth
+    }
 
-    A layer is what the trunk's library numbers: a convolution of VGG, a block of ResNet.
-    """
-    names = [name for name, _ in model.named_parameters() if name.startswith(BODY)]
-    layers = list(dict.fromkeys(_layer(name) for name in names))
-    below = {layer: len(layers) - place for place, layer in enumerate(layers)}
-    return {name: optim.trunk_rate * optim.layer_decay ** below[_layer(name)] for name in names}
+
+def trunk_layers(body: nn.Module) -> list[list[nn.Parameter]]:
+    """Return each layer's parameters: of a convolution of VGG and its normalisation, a block of ResNet, and so on."""
+    layers: list[list[nn.Parameter]] = []
+    for module in _layers(body):
+        parameters = list(module.parameters())
+        if layers and all(parameter.ndim < 2 for parameter in parameters):
+            layers[-1] += parameters  # A normalisation is the convolution's before it.
+        else:
+            layers.append(parameters)
+    return layers
 
 
-def _layer(name: str) -> str:
-    parts = name.split(".")
-    numbered = next((place for place, part in enumerate(parts) if part.isdigit()), len(parts) - 2)
-    return ".".join(parts[: numbered + 1])
+def _layers(module: nn.Module, within: bool = False) -> Iterator[nn.Module]:
+    """Yield the parts of chains, of chains in them, and so on; ``within`` one, what is no chain is one part."""
+    parts = [part for part in module.children() if next(part.parameters(), None) is not None]
+    chain = isinstance(module, CHAINS)
+    # Stages that are no chains by class: of blocks of one kind, or of chains.
+    stage = len(parts) > 1 and (len({type(part) for part in parts}) == 1 or all(isinstance(p, CHAINS) for p in parts))
+    if not parts or (within and not chain and not stage):
+        yield module
+        return
+    for part in parts:
+        yield from _layers(part, within or chain)
 
 
 def set_training(model: FCN, optim: OptimSection) -> None:
@@ -71,7 +90,7 @@ def set_training(model: FCN, optim: OptimSection) -> None:
                 layer.eval()
 
 
-def build_optimiser(model: nn.Module, optim: OptimSection) -> torch.optim.Optimizer:
+def build_optimiser(model: FCN, optim: OptimSection) -> torch.optim.Optimizer:
     """Return SGD with momentum, or AdamW, over the model's groups.
 
     Fused: one pass over VGG16's 134 M weights, not several. Not for shares of weights, whose two ranks then end
@@ -123,11 +142,11 @@ def class_weights(pixels: Int64[torch.Tensor, "k"], balance: float) -> Float[tor
 
     Source: Eigen & Fergus 2015, section 4.3.2, for the power 1.
 
-    >>> class_weights(torch.tensor([1600, 100, 0]), 0.5).tolist()
-    [0.25, 1.0, 1.0]
+    >>> class_weights(torch.tensor([1600, 400, 100, 0]), 0.5).tolist()
+    [0.5, 1.0, 2.0, 1.0]
     """
     counts = pixels.float()
-    median = counts[counts > 0].median() if bool((counts > 0).any()) else torch.tensor(1.0)
+    median = counts[counts > 0].quantile(0.5) if bool((counts > 0).any()) else torch.tensor(1.0)
     return torch.where(counts > 0, (median / counts.clamp(min=1)) ** balance, 1.0)
 
 

@@ -11,13 +11,14 @@ from ..data import DataSource, open_dataset
 from ..doctor import refuse_bad
 from ..errors import UsageError
 from .budget import epochs_within
-from .config import TrainConfig, changed, load_config, named_settings
+from .config import TrainConfig, all_settings, changed, load_config
 from .feed import build_feed, input_scale
-from .loop import TrainResult, build_model, fit
+from .loop import TrainResult, fit
+from .network import build_model
 from .progress import TrainingProgress
 from .runlog import RunLog, is_run, with_absolute_paths
 from .runtime import is_first, is_restarted
-from .stages import finished, fit_stages, stage_configs, started
+from .stages import check_networks, finished, fit_stages, stage_configs, started
 
 ENOUGH = 1 / 3
 """The share of the derived epochs from which enlarged images are worth their time (measured: docs/results.md)."""
@@ -48,9 +49,10 @@ def train(
         named: The settings that have an option of their own: ``trunk``, ``trunk_weights``, ``epochs``, ``seed``.
 
     Raises:
-        DataError: The data set is unusable; checked before the first step.
+        DataError: The data set is unusable: what shows without decoding every image is said before the first step.
         UsageError: A setting is unknown or wrong, or the run folder cannot be written or resumed.
         ModelError: The trunk's weight file cannot be used, or the checkpoint is of another run.
+        NotFinite: A loss, a gradient or a weight is no number; the last checkpoint stays.
         Interrupted: SIGINT or SIGTERM came; the state was saved.
     """
     if resume is not None:
@@ -61,16 +63,25 @@ def train(
         return _run(source, log.config(), log, quiet)
     if data is None or out is None:
         raise UsageError("give a data set and the folder of the run, or resume")
-    changes = {**(settings or {}), **named_settings(named)}
+    changes = all_settings(settings, named)
     config = load_config(recipe, changes)
     _check_stages(config, changes)
+    if config.model.init is not None and config.model.trunk_weights is not None:
+        raise UsageError("model.init brings the trunk's weights with it: leave trunk_weights (--trunk-weights) out")
     if is_restarted() and is_run(out):
         return _run_again(opened(data), config, Path(out), quiet)
     source, log = opened(data), RunLog(out)
     if config.minutes is not None:
         config = _fitted(config, source, config.minutes, quiet)
+    # What is wrong with a network is said before there is a run.
+    if config.stages:
+        check_networks(source, config)
+    else:
+        model = started(source, config, log, quiet=quiet)
     log.start(config, None if isinstance(data, DataSource) else data)
-    return _run(source, config, log, quiet)
+    if config.stages:
+        return fit_stages(source, config, log, quiet=quiet)
+    return fit(model, source, config, log, quiet=quiet)
 
 
 def _run_again(source: DataSource, config: TrainConfig, out: Path, quiet: bool) -> TrainResult:
@@ -142,4 +153,4 @@ def _epochs_within(seconds: float, source: DataSource, config: TrainConfig) -> f
 def _run(source: DataSource, config: TrainConfig, log: RunLog, quiet: bool) -> TrainResult:
     if config.stages:
         return fit_stages(source, config, log, quiet=quiet)
-    return fit(started(source, config, log), source, config, log, quiet=quiet)
+    return fit(started(source, config, log, quiet=quiet), source, config, log, quiet=quiet)

@@ -6,21 +6,27 @@ from dataclasses import asdict
 import torch
 
 from ..data import DataSource
-from ..errors import FullconvError
+from ..errors import FullconvError, UsageError
 from ..inference import model_folder
 from ..metrics import Scores
-from ..models import FCN, start_from
+from ..models import FCN, StartReport, start_from
 from .config import TrainConfig, changed
-from .loop import TrainResult, build_model, fit
+from .loop import TrainResult, fit
+from .network import build_model
+from .progress import TrainingProgress
 from .runlog import SUMMARY, RunLog
+from .words import taken_over
 
 
 def stage_configs(config: TrainConfig) -> list[TrainConfig]:
     """Return the configuration of every stage.
 
     Raises:
-        UsageError: A stage has an unknown setting, or a wrong value.
+        UsageError: A stage has an unknown setting, a wrong value, or what only a whole run can have.
     """
+    for changes in config.stages:
+        if wrong := {"stages", "minutes", "recipe"} & changes.keys():
+            raise UsageError(f"stages: {min(wrong)} is for the whole run, not for one stage of it")
     return [changed(config, {"stages": (), **changes}) for changes in config.stages]
 
 
@@ -45,7 +51,7 @@ def fit_stages(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: b
         stage_log = log.stage(folder, stage)
         result = finished(stage_log, source)
         if result is None:
-            result = fit(started(source, stage, stage_log), source, stage, stage_log, quiet=quiet)
+            result = fit(started(source, stage, stage_log, quiet=quiet), source, stage, stage_log, quiet=quiet)
         seconds += result.seconds
     assert result is not None
     for name in ("best", "last"):
@@ -54,13 +60,24 @@ def fit_stages(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: b
     return TrainResult(log.folder, result.scores, result.epochs, seconds)
 
 
-def started(source: DataSource, config: TrainConfig, log: RunLog) -> FCN:
+def check_networks(source: DataSource, config: TrainConfig) -> None:
+    """Build the network of every stage once, to find what is wrong with one before the first is trained.
+
+    Raises:
+        UsageError: One cannot be built.
+        ModelError: A weight file or a model to start from cannot be used.
+    """
+    for stage in stage_configs(config):
+        _started(source, stage)
+
+
+def started(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = False) -> FCN:
     """Return the network to train, and leave a report of what it took over from ``model.init``.
 
     Where the files are gone that it started from, but a checkpoint is there, it comes without their weights.
     """
     try:
-        return _started(source, config, log)
+        model, report = _started(source, config)
     except FullconvError:
         checkpoint = log.checkpoints.latest()
         if checkpoint is None:
@@ -69,15 +86,25 @@ def started(source: DataSource, config: TrainConfig, log: RunLog) -> FCN:
         mean, std = checkpoint.facts["normalisation"]  # Without weights, a trunk may have another.
         model.normalise_as((tuple(mean), tuple(std)))
         return model
-
-
-def _started(source: DataSource, config: TrainConfig, log: RunLog) -> FCN:
-    torch.manual_seed(config.seed)
-    model = build_model(config, source)
-    if config.model.init is not None:
-        report = start_from(model, model_folder(config.model.init))
+    if report is not None:
         log.write_json("transplant.json", {"from": config.model.init} | asdict(report))
+        TrainingProgress(0, quiet=quiet or not log.writes).say(*taken_over(report, str(config.model.init)))
     return model
+
+
+def _started(source: DataSource, config: TrainConfig) -> tuple[FCN, StartReport | None]:
+    torch.manual_seed(config.seed)
+    model, section = build_model(config, source), config.model
+    if section.init is None:
+        return model, None
+    asked = model.config.normalisation if model.config is not None else None
+    report = start_from(model, model_folder(section.init))
+    if section.normalisation != "trunk" and model.config is not None and model.config.normalisation != asked:
+        raise UsageError(
+            f"{section.init}: was trained with another normalisation than model.normalisation={section.normalisation}; "
+            f"leave it out"
+        )
+    return model, report
 
 
 def finished(log: RunLog, source: DataSource) -> TrainResult | None:

@@ -8,7 +8,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from ..data import DataSource
-from ..models import FCN
+from ..models import FCN, StartReport
 from .config import OptimSection, TrainConfig
 from .feed import (
     FEWEST,
@@ -49,6 +49,15 @@ def describe(model: FCN, source: DataSource, feed: Feed, config: TrainConfig, ru
         lines.append(f"crops of {feed.crop[0]}×{feed.crop[1]}{why if data.crop == 'auto' else ''}")
     area = math.prod(feed.crop) if feed.crop else mean_area(source)
     return [*lines, rate_in_words(config.optim, step * area * data.keep / config.optim.loss_stride**2)]
+
+
+def taken_over(report: StartReport, saved: str) -> list[str]:
+    """Return lines that say which classes a network starts with the scores of, and which anew."""
+    lines = []
+    for task, names in report.classes.items():
+        new = ", ".join(report.new_classes[task])
+        lines.append(f"{task}: scores of {len(names)} classes from {saved}" + (f"; anew: {new}" if new else ""))
+    return lines
 
 
 def rate_in_words(optim: OptimSection, pixels: float) -> str:

@@ -123,7 +123,7 @@ def _with_tasks(source: DataSource, description: Description, where: Path | None
         if other.labels.ignore_index != source.labels.ignore_index:
             raise DataError(
                 f"{where}: task {task!r} ignores id {other.labels.ignore_index}, the data set's own masks "
-                f"{source.labels.ignore_index}; give both fewer than 256 classes"
+                f"{source.labels.ignore_index}; set the same ignore_index for both"
             )
         problems += other.problems
         for record in source.by_stem.values():
