@@ -72,7 +72,7 @@ def test_wrong_settings_are_named(recipe, settings, message):
 def test_a_recipe_that_is_no_text(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_bytes("# größer".encode("latin-1"))
-    with pytest.raises(UsageError, match="is not text in UTF-8"):
+    with pytest.raises(UsageError, match=r"cannot be read as text .* save it as UTF-8"):
         load_config(str(path))
 
 

@@ -1,7 +1,7 @@
 """Starting from a network that is trained already: a coarser one, or one for other classes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,8 @@ def start_from(model: FCN, folder: str | Path) -> StartReport:
     if saved.config is not None and saved.config.normalisation is not None:
         model.normalise_as(saved.config.normalisation)
     report = transplant(state, model)
-    report = replace(report, unused=(*report.unused, *unused))
     return StartReport(
-        **{field.name: getattr(report, field.name) for field in fields(report)},
+        **vars(report) | {"unused": (*report.unused, *unused)},
         classes=same,
         new_classes={
             task: tuple(name for name in model.labels[task].names if name not in names) for task, names in same.items()

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from ..errors import UsageError
+from ..errors import DataError, UsageError
+from ..files.text import read_text
 from ..trunks import Padding
 
 Fraction01 = Annotated[float, Field(ge=0, le=1)]
@@ -261,7 +262,10 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
             raise UsageError(
                 f"{path}: no such recipe file; recipes that come with fullconv: {', '.join(recipe_names())}"
             )
-        text = _text(path)
+        try:
+            text = read_text(path)
+        except DataError as error:
+            raise UsageError(str(error)) from error
     elif recipe in recipe_names():
         text = file.read_text()
     else:
@@ -273,13 +277,6 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise UsageError(f"{recipe}: a recipe is a table of keys; see the recipe 'modern'")
     return tree
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: is not text in UTF-8; save it as such") from error
 
 
 def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -313,7 +310,8 @@ def _explain(error: ValidationError) -> str:
 
 def _key(place: Sequence[int | str]) -> str:
     """Return the setting that pydantic's place lies in: without the kinds of value that it tried."""
-    return next(name for end in (2, 1, 0) if (name := ".".join(map(str, place[:end]))) in _KEYS or end == 0)
+    names = (".".join(map(str, place[:length])) for length in (2, 1))
+    return next((name for name in names if name in _KEYS), "")
 
 
 def _keys() -> list[str]:

@@ -74,13 +74,13 @@ def train(
     if config.minutes is not None:
         config = _fitted(config, source, config.minutes, quiet)
     # What is wrong with a network is said before there is a run.
+    path = None if isinstance(data, DataSource) else data
     if config.stages:
         check_networks(source, config)
-    else:
-        model = started(source, config, log, quiet=quiet)
-    log.start(config, None if isinstance(data, DataSource) else data)
-    if config.stages:
+        log.start(config, path)
         return fit_stages(source, config, log, quiet=quiet)
+    model = started(source, config, log, quiet=quiet)
+    log.start(config, path)
     return fit(model, source, config, log, quiet=quiet)
 
 
