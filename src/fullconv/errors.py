@@ -47,3 +47,18 @@ class GeometryError(FullconvError):
     """Layers that do not fit together: unequal strides, an offset that is not whole, an empty output."""
 
     exit_code = 2
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory, of the processor or of a GPU, is short."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
+
+
+_NO_MEMORY = (
+    "out of memory",
+    "allocate memory",
+    "ALLOC_FAILED",  # cuBLAS, cuDNN
+    "ALLOCATION_FAILED",
+    "could not create a primitive",  # oneDNN, which says no more (seen under a limit of the address space)
+    "could not create a memory",
+)

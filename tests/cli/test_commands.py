@@ -12,6 +12,7 @@ from PIL import Image
 
 from commands import call
 from fullconv import FCN, open_dataset
+from fullconv.cli import main as main_module
 from fullconv.data.generated import write_shapes
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
@@ -298,3 +299,17 @@ def test_debug_shows_the_traceback(tmp_path):
     done = fresh("--debug", "evaluate", tmp_path / "nowhere", tmp_path)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("error", [MemoryError("Unable to allocate 30 GiB"), RuntimeError("can't allocate memory")])
+def test_memory_that_is_short_is_no_bug_of_ours(monkeypatch, capsys, error):
+    def short(**_):
+        raise error
+
+    monkeypatch.setattr(main_module, "app", short)
+    with pytest.raises(SystemExit) as ended:
+        main_module.main(["train"])
+    assert ended.value.code == 1
+    assert f"out of memory: use smaller crops or batches (data.crop, data.batch_size), or smaller images ({error})" in (
+        capsys.readouterr().err
+    )

@@ -171,3 +171,25 @@ def test_kinds_of_problems_are_known():
     with pytest.raises(ValueError, match="unknown kind"):
         Problem("nonsense", (Path("a"),), "x", "y")
     assert set(KINDS.values()) == {"error", "warning"}
+
+
+def test_what_may_not_be_read_is_said(corpus, monkeypatch):
+    stem = corpus.free.pop()
+    real = Path.read_bytes
+
+    def refused(path):
+        if path.stem == stem and path.parent.name.startswith("image"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    found = [problem for problem in fullconv.check(corpus.root).problems if problem.kind == "unreadable"]
+    assert [file.stem for problem in found for file in problem.files] == [stem]
+    assert found[0].seen == "may not be read (permission denied)"
+
+    def closed(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    with pytest.raises(DataError, match=r"may not be read \(permission denied\)"):
+        fullconv.open_dataset(corpus.root)

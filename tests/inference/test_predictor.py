@@ -115,6 +115,8 @@ def test_one_channel_networks_take_any_image():
     assert Predictor(fcn8s("small", 2, in_channels=1)).predict(rgb()).labels.shape == (20, 30)
     with pytest.raises(UsageError, match="takes 4 channels"):
         Predictor(fcn8s("small", 2, in_channels=4)).predict(rgb())
+    with pytest.raises(UsageError, match="takes 1 channels, the image has 2"):
+        Predictor(fcn8s("small", 2, in_channels=1)).labels(torch.zeros(2, 20, 30))
 
 
 def test_a_task_is_chosen_by_name():
@@ -132,3 +134,16 @@ def test_a_gpu_agrees_with_the_cpu(predictor):
     gpu = Predictor(predictor.model, device="cuda").predict(image)
     Predictor(predictor.model, device="cpu")
     assert np.abs(cpu.confidence - gpu.confidence).max() < 1e-3
+
+
+def test_an_image_too_large_for_the_memory_is_named(predictor, tmp_path, monkeypatch):
+    def short_of_memory(*_):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+
+    Image.fromarray(rgb()).save(tmp_path / "image.png")
+    monkeypatch.setattr(predictor.model, "logits", short_of_memory)
+    with pytest.raises(DataError, match=r"image\.png: 20×30 pixels are too much for the memory \(cpu\)"):
+        predictor.predict(tmp_path / "image.png")
+    monkeypatch.setattr(predictor.model, "logits", lambda *_: torch.zeros(2)[3:].reshape(7))
+    with pytest.raises(RuntimeError, match="shape"):
+        predictor.predict(rgb())

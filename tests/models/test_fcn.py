@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -217,6 +218,19 @@ def edit(folder, change):
 def test_a_wrong_configuration_is_named(damaged, change, message):
     edit(damaged, change)
     with pytest.raises(ModelError, match=message):
+        FCN.from_pretrained(damaged)
+
+
+def test_weights_that_may_not_be_read_are_not_called_damaged(damaged, monkeypatch):
+    real = Path.open
+
+    def refused(path, *arguments, **options):
+        if path.suffix == ".safetensors":
+            raise PermissionError(13, "Permission denied")
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(ModelError, match=r"model\.safetensors: cannot be read \(Permission denied\)"):
         FCN.from_pretrained(damaged)
 
 

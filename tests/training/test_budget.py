@@ -77,15 +77,16 @@ def test_a_short_time_is_not_spent_on_trials(tmp_path, clock):
     assert now[0] == 4.0 * budget.FEWEST
 
 
-def test_what_is_written_at_the_end_of_an_epoch_is_counted(tmp_path, clock, monkeypatch):
+@pytest.mark.parametrize(("owner", "name"), [(budget.FCN, "save_pretrained"), (budget.RunLog, "rewrite")])
+def test_what_is_written_at_the_end_of_an_epoch_is_counted(tmp_path, clock, monkeypatch, owner, name):
     now, _ = clock
-    real = budget.FCN.save_pretrained
+    real = getattr(owner, name)
 
-    def slowly(model, folder):
+    def slowly(*arguments):
         now[0] += 3.0
-        real(model, folder)
+        real(*arguments)
 
-    monkeypatch.setattr(budget.FCN, "save_pretrained", slowly)
+    monkeypatch.setattr(owner, name, slowly)
     source = write_shapes(tmp_path, count=60, sizes=(40, 48))
     source = replace(source, splits={"train": source.splits["train"]})
     config = load_config("modern", {"model.trunk": "small", "data.crop": 32, "data.batch_size": 4})
@@ -94,10 +95,15 @@ def test_what_is_written_at_the_end_of_an_epoch_is_counted(tmp_path, clock, monk
     assert epochs == pytest.approx(budget.MARGIN * (1000 - now[0]) / (steps * STEP + 3.0), rel=0.05)
 
 
-def test_next_to_nothing_may_fit(tmp_path, clock):
+@pytest.mark.parametrize("seconds", [1.0, 0.0, -60.0])
+def test_next_to_nothing_may_fit(tmp_path, clock, seconds):
+    """Nor may the time be over, as after trial steps of larger images."""
+    now, first = clock
+    first += [0.01] * 1000 if seconds <= 0 else []  # They must end.
     source = write_shapes(tmp_path, count=20, sizes=(40, 48))
     config = load_config("modern", {"model.trunk": "small", "data.crop": 32})
-    assert budget.epochs_within(1.0, build_model(config, source), source, config) == 0.01
+    assert budget.epochs_within(seconds, build_model(config, source), source, config) == 0.01
+    assert now[0] < 1 or seconds == 1.0
 
 
 @pytest.mark.parametrize(

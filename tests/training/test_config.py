@@ -37,14 +37,17 @@ def test_a_table_changes_only_what_it_names():
 
 def test_a_setting_is_given_once():
     assert all_settings({"optim.rate": 1}, {"epochs": 2}) == {"optim.rate": 1, "epochs": 2}
-    with pytest.raises(UsageError, match=r"model\.trunk is given twice"):
-        all_settings({"model": {"trunk": "small"}}, {"trunk": "vgg16"})
+    for settings, named in (({"model": {"trunk": "small"}}, {"trunk": "vgg16"}), ({"minutes": 3}, {"minutes": 1.0})):
+        with pytest.raises(UsageError, match=r"(model\.trunk|minutes) is given twice"):
+            all_settings(settings, named)
 
 
 def test_a_recipe_may_be_a_file(tmp_path):
+    """With sections of which all is commented out."""
     path = tmp_path / "mine.yaml"
-    path.write_text("epochs: 7\n")
-    assert load_config(str(path)).epochs == 7
+    path.write_text("epochs: 7\nmodel:\n  # trunk: vgg16\noptim: {}\n")
+    config = load_config(str(path), {"model.trunk": "small", "model.recompute": True})
+    assert (config.epochs, config.model.trunk, config.model.recompute) == (7, "small", True)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +65,15 @@ def test_a_recipe_may_be_a_file(tmp_path):
         ("modern", {"optim.jaccard": float("inf")}, r"setting optim\.jaccard"),
         ("modern", {"optim.loss_stride": 3}, r"optim.loss_stride=3 does not divide model.finest_stride=8"),
         ("modern", {"epochs.many": 3}, "has no parts|setting epochs"),
+        ("modern", {"epochs.many": 3, "epochs": 1}, r"setting epochs has parts \(many\)"),
+        ("modern", {"optim": 3}, r"setting optim has parts \(optimiser, "),
+        ("modern", {"optim.rate": {}}, r"setting optim\.rate"),
+        ("modern", {"optim": {"rate": {}}}, r"setting optim\.rate"),
+        ("modern", {"optim.rate": True}, r"setting optim\.rate: this is nothing to be true or false"),
+        ("modern", {"epochs": False}, r"setting epochs: this is nothing to be true or false"),
+        ("modern", {"seed": 2**64}, r"setting seed"),
+        ("modern", {"recipe": "staged"}, "recipe is no setting"),
+        ("modern", {"data.patches": "class", "data.crop": "none"}, "patches need a size"),
     ],
 )
 def test_wrong_settings_are_named(recipe, settings, message):

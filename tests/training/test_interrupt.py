@@ -11,7 +11,7 @@ from fullconv import fcn8s
 from fullconv.data import write_shapes
 from fullconv.training import budget, rates
 from fullconv.training.config import load_config
-from fullconv.training.interrupt import Abandoned, Interrupt, interruptible, leaving_passes
+from fullconv.training.interrupt import Abandoned, Interrupt, deaf_to_signals, interruptible, leaving_passes
 from fullconv.training.network import build_model
 
 TINY = {"model.trunk": "small", "model.context": "none", "data.crop": 32}
@@ -103,3 +103,14 @@ def test_in_steps_that_are_only_measured(tmp_path, monkeypatch, stopping, comman
         else:
             rates.find_rate(source, tmp_path / "run", settings=TINY)
     assert any(parameter.grad is None for parameter in learned(models[-1]))
+
+
+def test_a_worker_is_deaf_to_ctrl_c():
+    """Also one that was not forked, and so has no handler of the run's: a terminal sends it to all of them."""
+    worker = os.fork()
+    if not worker:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        deaf_to_signals(os.getppid(), 0)
+        os.kill(os.getpid(), signal.SIGINT)
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == 7

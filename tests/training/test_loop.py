@@ -1,6 +1,7 @@
 import json
 import re
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,14 +10,19 @@ from PIL import Image
 
 from fullconv import load, train
 from fullconv.data import open_dataset, write_shapes
-from fullconv.errors import DataError, NotFinite, UsageError
+from fullconv.errors import DataError, ModelError, NotFinite, UsageError
 from fullconv.evaluation import evaluate
 from fullconv.models import FCN
 from fullconv.training.checkpoint import read_checkpoint
 from fullconv.training.config import load_config
 from fullconv.training.feed import build_feed, derived_crop, derived_epochs, evaluated_epochs, input_scale, median_side
+from fullconv.training.interrupt import Interrupt, Interrupted
+from fullconv.training.loop import same_step, stop_if_asked
 from fullconv.training.network import build_model
+from fullconv.training.progress import Clock
+from fullconv.training.runlog import RunLog
 from fullconv.training.runtime import Runtime
+from fullconv.training.state import TrainState
 from fullconv.training.words import describe
 
 TINY = {"model.trunk": "small", "model.context": "none", "data.crop": 48, "data.batch_size": 4}
@@ -276,3 +282,49 @@ def test_a_run_may_end_within_an_epoch(shapes, tmp_path):
     assert [line["epoch"] for line in lines] == [1, 2]
     assert "mean_iu" in lines[-1]
     assert result.epochs == json.loads((tmp_path / "run" / "summary.json").read_text())["epochs"] == 1.5
+
+
+class Ranks(Runtime):
+    """As if there were another rank that has 0 to say; a signal comes while they ask each other."""
+
+    def __init__(self, interrupt=None):
+        super().__init__(device="cpu")
+        self.interrupt = interrupt
+
+    def largest(self, number):
+        if self.interrupt:
+            self.interrupt.number = 15
+        return number
+
+    def of_each(self, number):
+        return [number, 0]
+
+
+def test_a_signal_while_ranks_ask_each_other_is_not_lost():
+    interrupt = Interrupt()
+    ask = partial(stop_if_asked, interrupt, at_step(3), RunLog.begun("run"), Clock(), Ranks(interrupt))
+    ask()
+    with pytest.raises(Interrupted, match="SIGTERM: saved"):
+        ask()
+
+
+def test_ranks_that_would_go_on_from_different_steps_do_not():
+    same_step(at_step(0), Ranks())
+    with pytest.raises(ModelError, match=r"ranks would go on from different steps \(7, 0\)"):
+        same_step(at_step(7), Ranks())
+
+
+def at_step(number):
+    """A state of which no more than that is known, and that it was kept."""
+    state = TrainState.__new__(TrainState)
+    state.step, state.records, state.kept = number, [], (number, 0)
+    return state
+
+
+def test_one_class_everywhere_is_said_where_it_is_seen(shapes, tmp_path):
+    """Not after epochs that were not scored."""
+    settings = {"model.trunk": "small", "data.crop": 32, "optim.rate": 1e-30, "evaluations": 4}
+    train(shapes, tmp_path / "run", settings=settings, epochs=8, quiet=True)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    said = [line["epoch"] for line in lines if any("every pixel" in words for words in line.get("warnings", ()))]
+    assert said == [6, 8]

@@ -56,6 +56,9 @@ def test_the_papers_multipliers(model):
         ("timm:resnet18", 1 + 8),
         ("timm:tf_efficientnet_lite0", 1 + 16),
         ("timm:regnety_002", 1 + 13),
+        ("timm:resnetv2_50", 1 + 16),  # stages that are no chains, of one chain
+        ("timm:darknet53", 1 + 5 + 23),  # … and a convolution beside it
+        ("timm:starnet_s1", 1 + 3 + 16),  # blocks of parts of one kind
     ],
 )
 def test_layers_are_convolutions_or_blocks(name, layers):

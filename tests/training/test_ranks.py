@@ -129,6 +129,7 @@ def test_two_ranks_equal_one(shapes, tmp_path, batch_norm, batch, accumulate, mo
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: name + text)
     assert output.count("val mean IU") == 1, "only the first speaks"
+    assert "Warning" not in output
     assert f"{one.scores.mean_iu:.4f}" in output
 
 

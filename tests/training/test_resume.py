@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from commands import call, start
 from fullconv import open_dataset, train
 from fullconv.data import write_shapes
-from fullconv.errors import UsageError
+from fullconv.errors import DataError, UsageError
 from fullconv.inference import Predictor
 from fullconv.models import FCN
 from fullconv.training import loop
@@ -272,7 +272,7 @@ def test_a_finished_run_that_is_started_again_by_torchrun_is_finished(shapes, tm
     """A rank died after the last line was written."""
     result = train(shapes, tmp_path / "run", settings=TINY, epochs=1, quiet=True)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    with pytest.raises(UsageError, match="this run is finished"):
+    with pytest.raises(UsageError, match="holds another run"):
         train(shapes, tmp_path / "run", settings=TINY | {"seed": 1}, epochs=1, quiet=True)
     again = train(shapes, tmp_path / "run", settings=TINY, epochs=1, quiet=True)
     assert again.scores.to_dict() == result.scores.to_dict() and again.epochs == result.epochs
@@ -324,3 +324,57 @@ def test_what_cannot_be_resumed(shapes, tmp_path):
         train(resume=tmp_path / "run", epochs=3)
     with pytest.raises(UsageError, match="give a data set and the folder of the run, or resume"):
         train(shapes)
+
+
+def test_a_restart_by_torchrun_goes_on_with_no_other_run(shapes, tmp_path, monkeypatch):
+    """The folder was refused at first, the rank started again: the run that lies there is not its own."""
+    real = loop.train_step
+
+    def stopping(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    monkeypatch.setattr(loop, "train_step", stopping)
+    with pytest.raises(Interrupted):
+        train(shapes, tmp_path / "run", settings=TINY, epochs=EPOCHS, quiet=True)
+    monkeypatch.setattr(loop, "train_step", real)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    before = digest_of(tmp_path / "run" / "checkpoints")
+    shutil.copytree(shapes, tmp_path / "data")
+    for data, epochs in ((shapes, 3), (tmp_path / "data", EPOCHS)):
+        with pytest.raises(UsageError, match="run: holds another run; choose another --out"):
+            train(data, tmp_path / "run", settings=TINY, epochs=epochs, quiet=True)
+    assert digest_of(tmp_path / "run" / "checkpoints") == before
+    train(shapes, tmp_path / "run", settings=TINY, epochs=EPOCHS, quiet=True)
+    assert (tmp_path / "run" / "summary.json").is_file()
+
+
+def digest_of(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def test_killed_before_it_had_begun_it_may_be_started_again(shapes, tmp_path):
+    """``config.yaml`` comes last: without it there is no run. Anything else is somebody's."""
+    for name in ("env.json", ".config.yaml.tmp"):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / name).write_text("{}")
+    train(shapes, tmp_path / "run", settings=TINY, epochs=1, quiet=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="other: already holds files"):
+        train(shapes, tmp_path / "other", settings=TINY, epochs=1, quiet=True)
+
+
+def test_an_image_that_cannot_be_scored_costs_no_step(shapes, tmp_path, monkeypatch, uninterrupted):
+    """It is named, and the state is kept: where there is more memory the run goes on."""
+
+    def short_of_memory(model, image, scale=1.0):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FCN, "logits", short_of_memory)
+        with pytest.raises(DataError, match=r"image .*: \d+×\d+ pixels are too much for the memory"):
+            train(shapes, tmp_path / "run", settings=TINY, epochs=EPOCHS, quiet=True)
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
+    train(resume=tmp_path / "run", quiet=True)
+    assert digests(tmp_path / "run") == uninterrupted

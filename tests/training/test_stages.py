@@ -4,12 +4,14 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fullconv import LabelSet, fcn8s, train
 from fullconv.data import open_dataset, write_shapes
 from fullconv.errors import ModelError, UsageError
 from fullconv.models import FCN
 from fullconv.training import stages
+from fullconv.training.config import load_config
 from fullconv.training.interrupt import Interrupted
 from fullconv.training.loop import fit
 
@@ -77,7 +79,11 @@ def test_all_stages_are_checked_before_the_first(shapes, tmp_path):
         ({"model": {"init": "nowhere"}}, ModelError, "nowhere: no such model"),
         ({"minutes": 1}, UsageError, "minutes is for the whole run"),
         ({"stages": []}, UsageError, "stages is for the whole run"),
-        ({"model.trunk": "resnet19"}, UsageError, "resnet19"),
+        ({"model.trunk": "resnet18"}, UsageError, "number 2 starts from the network of the stage before"),
+        ({"model.normalisation": "half"}, UsageError, "number 2 starts from the network of the stage before"),
+        ({"model.trunk_weights": "w.pth"}, UsageError, "number 2 starts from the network of the stage before"),
+        ({"model.init": "a", "model.trunk_weights": "w.pth"}, UsageError, "model.init brings the trunk's weights"),
+        ({"data.patches": "class", "data.crop": "none"}, UsageError, "patches need a size"),
     ],
 )
 def test_what_cannot_be_built_is_said_before_the_first_stage(shapes, tmp_path, second, error, message):
@@ -115,6 +121,18 @@ def test_which_classes_start_anew_is_said(shapes, saved, tmp_path, capsys):
     run = train(shapes, tmp_path / "run", settings=settings).run
     assert f"semantic: scores of 5 classes from {saved}; anew: background" in capsys.readouterr().err
     assert json.loads((run / "transplant.json").read_text())["new_classes"] == {"semantic": ["background"]}
+
+
+def test_what_the_run_starts_from_is_for_the_first_stage(shapes, saved, tmp_path):
+    """The second has its own model to start from, so that the run's is for the first alone."""
+    settings = SETTINGS | {"stages": [*SETTINGS["stages"], {"model.finest_stride": 8, "model.init": str(saved)}]}
+    save_file(fcn8s("small", 2, context="none").trunk.body.state_dict(), tmp_path / "trunk.safetensors")
+    config = load_config("staged", settings | {"model.trunk_weights": str(tmp_path / "trunk.safetensors")})
+    starts = [(stage.model.init, stage.model.trunk_weights) for stage in stages.stage_configs(config)]
+    assert starts == [(None, str(tmp_path / "trunk.safetensors")), (None, None), (str(saved), None)]
+    with pytest.raises(UsageError, match="brings the trunk's weights"):
+        first = {"stages": [{"model.init": str(saved)}], "model.trunk_weights": "w.pth"}
+        train(shapes, tmp_path / "run", recipe="staged", settings=SETTINGS | first, quiet=True)
 
 
 @pytest.mark.parametrize(

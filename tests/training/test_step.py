@@ -79,7 +79,13 @@ def test_an_image_between_the_rows_of_the_loss_costs_nothing(model):
 
 @pytest.mark.parametrize(
     "words",
-    ["DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes", "could not create a primitive"],
+    [
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes",
+        "could not create a primitive",
+        "CUDA error: out of memory",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    ],
 )
 def test_a_batch_too_large_for_the_memory_is_taken_in_parts(model, batch, monkeypatch, words):
     """A network that runs out of memory above two images ends where one with enough ends."""

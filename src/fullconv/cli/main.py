@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from ..errors import FullconvError
+from ..errors import FullconvError, out_of_memory
 from .check import check
 from .demo import demo
 from .evaluate import evaluate
@@ -74,6 +74,8 @@ def _one_line(error: Any) -> str:
     if hasattr(error, "format_message"):  # typer's own errors: options and arguments
         return f"{' '.join(error.format_message().split())} Try --help."
     what = " ".join(str(error).split())
+    if out_of_memory(error):
+        return f"out of memory: use smaller crops or batches (data.crop, data.batch_size), or smaller images ({what})"
     return (
         f"internal error ({type(error).__name__}: {what}); this is a bug of ours: run again with --debug and report it"
     )

@@ -40,8 +40,9 @@ def train(
     from ..training.config import parse_settings
     from ..training.runtime import is_first
 
-    changes = parse_settings(settings or []) | ({} if time is None else {"minutes": _minutes(time)})
+    changes, minutes = parse_settings(settings or []), None if time is None else _minutes(time)
     named: dict[str, Any] = {"trunk": trunk, "trunk_weights": trunk_weights, "epochs": epochs, "seed": seed}
+    named["minutes"] = minutes
     if find_lr:
         if data is None or out is None or resume is not None:
             raise UsageError("--find-lr needs DATA and --out FOLDER, and no --resume")

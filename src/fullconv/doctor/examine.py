@@ -116,8 +116,8 @@ def _examine_image(found: Examination) -> None:
 
 def _file_pixels(found: Examination, path: Path) -> Integer[np.ndarray, "h w 3"]:
     """Return red, green, blue of an image file, and report what its header tells."""
-    found.digest = hashlib.blake2b(path.read_bytes(), digest_size=16).digest() if path.is_file() else b""
     with opened(path, colours=True) as image:
+        found.digest = hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
         _check_extension(found, image, path)
         found.mode = image.mode
         pixels = rgb_pixels(image)

@@ -61,11 +61,18 @@ def confusion(
     progress: Callable[[int, int], None] | None = None,
     total: int = 0,
 ) -> torch.Tensor:
-    """Return the k×k histogram [truth, prediction] of a predictor over samples."""
+    """Return the k×k histogram [truth, prediction] of a predictor over samples.
+
+    Raises:
+        DataError: An image is too large for the memory.
+    """
     labels = predictor.label_set
     matrix = torch.zeros(labels.num_classes, labels.num_classes, dtype=torch.int64)
     for done, sample in enumerate(samples, 1):
-        predicted = predictor.labels(sample.image).cpu()
+        try:
+            predicted = predictor.labels(sample.image).cpu()
+        except DataError as error:
+            raise DataError(f"image {sample.stem}: {error}") from error
         matrix += confusion_matrix(sample.target, predicted, labels.num_classes, sample.ignore_index)
         if progress:
             progress(done, total)

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import ModelError, UsageError
+from ..errors import DataError, ModelError, UsageError, out_of_memory
 from ..files.images import read_image, to_rgb
 from ..files.pictures import Bands, Pixels, as_colours
 from ..models import FCN
@@ -58,12 +58,15 @@ class Predictor:
                 bands are read as they were for training, or an array h×w×c or tensor c×h×w of values 0–255.
 
         Raises:
-            DataError: The file cannot be read as an image; the message names it.
+            DataError: The file cannot be read as an image, or is too large for the memory; the message names it.
             UsageError: It has other channels than the network.
         """
         pixels = self._read(Path(image)) if isinstance(image, (str, Path)) else self._pixels(image)
-        labels, confidence = self._run(pixels)
-        shown = as_colours(pixels).permute(1, 2, 0).numpy()
+        try:
+            labels, confidence = self._run(pixels)
+        except DataError as error:
+            raise (DataError(f"{image}: {error}") if isinstance(image, (str, Path)) else error) from None
+        shown = as_colours(pixels.cpu()).permute(1, 2, 0).numpy()
         return Prediction(labels.cpu().numpy(), confidence.cpu().numpy(), self.label_set, shown)
 
     def _read(self, path: Path) -> Pixels:
@@ -79,7 +82,12 @@ class Predictor:
         return image if image.dtype == torch.uint8 else image.float()
 
     def labels(self, image: Tensor) -> Tensor:
-        """Return the class ids h×w of an image c×h×w, 0–255: what evaluation needs, and no more."""
+        """Return the class ids h×w of an image c×h×w, 0–255: what evaluation needs, and no more.
+
+        Raises:
+            DataError: It is too large for the memory.
+            UsageError: It has other channels than the network.
+        """
         return self._scores(image).argmax(0)
 
     def _run(self, image: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,11 +100,19 @@ class Predictor:
     @torch.inference_mode()
     def _scores(self, image: Tensor) -> Tensor:
         batch = image[None].to(self.device).float()
-        if self.channels == 1:
+        if (self.channels, batch.shape[1]) == (1, 3):
             batch = batch.mean(1, keepdim=True)
-        elif self.channels != batch.shape[1]:
+        if self.channels != batch.shape[1]:
             raise UsageError(f"the model takes {self.channels} channels, the image has {batch.shape[1]}")
-        return self.views.scores(lambda view, scale: self.model.logits(view, scale)[self.task], batch)[0]
+        try:
+            return self.views.scores(lambda view, scale: self.model.logits(view, scale)[self.task], batch)[0]
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            height, width = batch.shape[-2:]
+            raise DataError(
+                f"{height}×{width} pixels are too much for the memory ({self.device}); scale or cut the image first"
+            ) from error
 
 
 def load(

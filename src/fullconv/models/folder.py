@@ -86,7 +86,10 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ModelError(f"{path}: missing; the model folder is incomplete, save the model again")
     try:
-        return load_file(path)
+        with path.open("rb"):  # safetensors says of what may not be read that it is not there.
+            return load_file(path)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # safetensors has no common base for what a damaged file can cause
         raise ModelError(f"{path}: damaged ({_first_line(error)}); save the model again") from error
 

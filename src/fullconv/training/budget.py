@@ -7,6 +7,7 @@ import time
 import torch
 
 from ..data import DataSource
+from ..evaluation import confusion
 from ..inference import Predictor
 from ..models import FCN
 from .config import TrainConfig
@@ -14,6 +15,7 @@ from .feed import build_feed
 from .interrupt import Interrupt, leaving_passes
 from .loop import class_pixels, task_weights, train_step
 from .optim import build_optimiser
+from .runlog import RunLog
 from .runtime import Runtime
 
 TRIAL, LEAST = 0.02, 11
@@ -33,14 +35,15 @@ def epochs_within(seconds: float, model: FCN, source: DataSource, config: TrainC
     also predicts a few images, and is written once. The network, and torch's generator, are left as they were.
 
     Args:
-        seconds: Wall-clock time for the whole run, from now.
+        seconds: Wall-clock time for the whole run, from now; where none is left, next to nothing fits.
         model: The network to be trained.
         source: The data set.
         config: How it will be trained.
     """
-    start = time.monotonic()
-    with torch.random.fork_rng():
-        runtime, trial = Runtime(config.optim.precision), copy.deepcopy(model)
+    start, runtime = time.monotonic(), Runtime(config.optim.precision)
+    gpus = [] if runtime.device.type == "cpu" else [runtime.device]
+    with torch.random.fork_rng(gpus):
+        trial = copy.deepcopy(model)
         runtime.prepare(trial, config.optim.batch_norm)
         weights = task_weights(class_pixels(source), config, runtime)
         feed = build_feed(source, config, runtime.rank, runtime.ranks)
@@ -51,9 +54,9 @@ def epochs_within(seconds: float, model: FCN, source: DataSource, config: TrainC
                 train_step(trial, batches, optimiser, config, runtime, weights)
                 times.append(time.monotonic() - before)
                 before = time.monotonic()
-                spent = (before - start) / seconds
-                enough = len(times) >= LEAST and spent > TRIAL
-                if runtime.largest(enough or (len(times) >= FEWEST and spent > LONGEST)):
+                spent = before - start
+                enough = len(times) >= LEAST and spent > TRIAL * seconds
+                if runtime.largest(enough or (len(times) >= FEWEST and spent > LONGEST * seconds)):
                     break
         measured = sorted(times[len(times) // 2 :])
         saving = _saving_seconds(trial)
@@ -70,7 +73,9 @@ def epochs_within(seconds: float, model: FCN, source: DataSource, config: TrainC
 def _saving_seconds(model: FCN) -> float:
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
+        log = RunLog(folder)
+        log.save(model, "last")
+        log.rewrite([{}])
     return time.monotonic() - start
 
 
@@ -78,7 +83,6 @@ def _evaluation_seconds(model: FCN, source: DataSource) -> float:
     records, predictor = source.records("val"), Predictor(model)
     few = records[:: max(1, len(records) // 4)][:4]
     start = time.monotonic()
-    for record in few:
-        predictor.labels(source.read_sample(record).image)
+    confusion(predictor, (source.read_sample(record) for record in few))
     model.train()
     return (time.monotonic() - start) / len(few) * len(records)

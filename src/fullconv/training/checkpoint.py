@@ -80,7 +80,7 @@ class Checkpoints:
             try:
                 payload = _read_whole(path)
             except ModelError as error:
-                warnings.warn(f"{error}; going on from the one before", stacklevel=2)
+                warnings.warn(f"{error}; passed over", stacklevel=2)
             else:
                 return _parsed(path, payload)
         return None

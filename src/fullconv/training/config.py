@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from ..errors import DataError, UsageError
 from ..files.text import read_text
@@ -19,11 +20,28 @@ PositiveReal = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
-NAMED = {"trunk": "model.trunk", "trunk_weights": "model.trunk_weights", "epochs": "epochs", "seed": "seed"}
+NAMED = {
+    "trunk": "model.trunk",
+    "trunk_weights": "model.trunk_weights",
+    "epochs": "epochs",
+    "minutes": "minutes",
+    "seed": "seed",
+}
+"""Settings that have an option of their own, by its name."""
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: Any) -> Any:
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise PydanticCustomError("truth", "this is nothing to be true or false")
+        return value
+
+
+SECTIONS = ("model", "data", "optim")
 
 
 class ModelSection(_Section):
@@ -133,7 +151,7 @@ class TrainConfig(_Section):
     recipe: str = "modern"
     epochs: PositiveReal | Literal["auto"] = "auto"
     evaluations: Positive = 8
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     minutes: PositiveReal | None = None
     checkpoint_minutes: NotNegative = 5.0
     tensorboard: bool = False
@@ -152,6 +170,18 @@ class TrainConfig(_Section):
         low, high = self.data.scale
         if low > high:
             raise UsageError(f"data.scale=[{low:g}, {high:g}]: give the smaller factor first")
+        return self
+
+    @model_validator(mode="after")
+    def _patches_have_a_size(self) -> "TrainConfig":
+        if self.data.patches != "none" and self.data.crop == "none":
+            raise UsageError("patches need a size: set data.crop to the height and width of a patch")
+        return self
+
+    @model_validator(mode="after")
+    def _one_start(self) -> "TrainConfig":
+        if self.model.init is not None and self.model.trunk_weights is not None:
+            raise UsageError("model.init brings the trunk's weights with it: leave trunk_weights (--trunk-weights) out")
         return self
 
     @model_validator(mode="after")
@@ -182,6 +212,8 @@ def load_config(recipe: str = "modern", changes: Mapping[str, Any] | None = None
         UsageError: The recipe or a key is unknown (the nearest name is given), or a value is not of its kind.
     """
     tree = _read_recipe(recipe)
+    if "recipe" in (changes or {}):
+        raise UsageError("recipe is no setting: choose it by --recipe (from Python: recipe=)")
     for key, value in _leaves(changes or {}):
         _set(tree, key, value)
     return _validated({"recipe": str(recipe)} | tree)
@@ -276,13 +308,13 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
         raise UsageError(f"{recipe}: not valid YAML ({error})".replace("\n", " ")) from error
     if not isinstance(tree, dict):
         raise UsageError(f"{recipe}: a recipe is a table of keys; see the recipe 'modern'")
-    return tree
+    return {key: value for key, value in tree.items() if value is not None or key not in SECTIONS}
 
 
 def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted key and value of every entry that is no table itself."""
+    """Yield dotted key and value of every entry that is no table itself, or an empty one where a value should be."""
     for key, value in tree.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and (value or f"{above}{key}" in SECTIONS):
             yield from _leaves(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value
@@ -294,6 +326,8 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
             raise UsageError(f"unknown setting {key!r}: {section!r} has no parts")
+    if parts := tree.get(last) if isinstance(tree.get(last), dict) else None:
+        raise UsageError(f"setting {key} has parts ({', '.join(parts)}): set those, not {key} itself")
     tree[last] = value
 
 

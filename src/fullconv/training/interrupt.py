@@ -68,14 +68,15 @@ def interruptible() -> Iterator[Interrupt]:
 
 
 def deaf_to_signals(run: int, worker: int) -> None:
-    """Let a worker that reads data ignore SIGTERM, unless the run sends it; elsewhere than on Linux do nothing.
+    """Let a worker that reads data ignore Ctrl-C, and on Linux SIGTERM unless the run sends it.
 
-    A scheduler sends it to all processes of a run, and torch takes a worker that dies for an error of the run.
+    A terminal and a scheduler send them to all processes of a run, and torch takes a worker that dies for an error.
 
     Args:
         run: Process of the run.
         worker: Number of the worker, from 0.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_when_told, args=(run,), daemon=True).start()

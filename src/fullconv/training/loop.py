@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int64
 
 from ..data import Batch, DataSource
-from ..errors import UsageError
+from ..errors import DataError, ModelError, UsageError
 from ..evaluation import confusion
 from ..inference import Predictor
 from ..losses import Upsampling, labelled, upsampled_cross_entropy, upsampled_soft_jaccard
@@ -87,7 +87,7 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
     if checkpoint := log.checkpoints.latest():
         state.restore(checkpoint)
         clock.past = state.seconds
-    runtime.wait()
+    same_step(state, runtime)
     log.rewrite(state.records)
     events = Events(log.folder, state.epoch) if config.tensorboard and log.writes else None
     progress = TrainingProgress(state.steps, done=state.step, quiet=quiet or not log.writes)
@@ -122,14 +122,29 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
     return result
 
 
+def same_step(state: TrainState, runtime: Runtime) -> None:
+    """Wait until every rank is here, and see that all go on from the same step.
+
+    Raises:
+        ModelError: They do not: one could not read a checkpoint that another could.
+    """
+    steps = runtime.of_each(state.step)
+    if len(set(steps)) > 1:
+        raise ModelError(
+            f"ranks would go on from different steps ({', '.join(map(str, steps))}): not all of them can read the "
+            f"checkpoints of the run; look at the folder on each machine, then resume"
+        )
+
+
 def stop_if_asked(interrupt: Interrupt, state: TrainState, log: RunLog, clock: Clock, runtime: Runtime) -> None:
     """End the run, with its state saved, if a signal came to any rank.
 
     Raises:
         Interrupted: One did.
     """
-    interrupt.number = runtime.largest(interrupt.number)
-    if interrupt.number:
+    # One that comes to this rank meanwhile stays noted, for the next time.
+    if number := runtime.largest(interrupt.number):
+        interrupt.number = number
         keep(state, log, clock)
         interrupt.stop(log.run)
 
@@ -159,13 +174,19 @@ def end_epoch(
 
     Raises:
         NotFinite: Its weights are not.
+        DataError: An image cannot be scored; the state is kept.
         Interrupted: A signal came while it was scored; it will be scored again.
     """
     model, names, matrix, warnings = state.average.model, source.labels.names, None, list[str]()
     runtime.align(model)
     check_weights(model.state_dict().values(), runtime)
     if feed.evaluates(state.epoch):
-        matrix = validate(model, source, runtime, interrupt)
+        try:
+            matrix = validate(model, source, runtime, interrupt)
+        except DataError:
+            if runtime.ranks == 1:  # Others would wait for each other.
+                keep(state, log, clock)
+            raise
         stop_if_asked(interrupt, state, log, clock, runtime)
         if warnings := nothing_to_score(matrix):
             matrix = None
@@ -174,7 +195,9 @@ def end_epoch(
             log.save(model, "best")
     log.save(model, "last")
     record = epoch_record(state, names, matrix, clock.seconds)
-    if warnings := [*warnings, *one_class_only([*state.records, record], names), *dead_scores(state.model)]:
+    if matrix is not None:
+        warnings += one_class_only([*state.records, record], names)
+    if warnings := [*warnings, *dead_scores(state.model)]:
         record["warnings"] = warnings
     state.close_epoch(record)
     log.rewrite(state.records)

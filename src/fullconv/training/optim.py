@@ -66,16 +66,25 @@ def trunk_layers(body: nn.Module) -> list[list[nn.Parameter]]:
 
 
 def _layers(module: nn.Module, within: bool = False) -> Iterator[nn.Module]:
-    """Yield the parts of chains, of chains in them, and so on; ``within`` one, what is no chain is one part."""
-    parts = [part for part in module.children() if next(part.parameters(), None) is not None]
-    chain = isinstance(module, CHAINS)
-    # Stages that are no chains by class: of blocks of one kind, or of chains.
-    stage = len(parts) > 1 and (len({type(part) for part in parts}) == 1 or all(isinstance(p, CHAINS) for p in parts))
-    if not parts or (within and not chain and not stage):
+    """Yield the parts of chains, of chains in them, and so on; ``within`` one, what chains no blocks is one part."""
+    parts, chain = _weighted(module), isinstance(module, CHAINS)
+    if not parts or (within and not chain and not any(map(_chains_blocks, module.modules()))):
         yield module
         return
     for part in parts:
         yield from _layers(part, within or chain)
+
+
+def _chains_blocks(module: nn.Module) -> bool:
+    """Return whether a module's parts, or half of them, hold several weights each: blocks, not layers of one."""
+    parts = _weighted(module)
+    chain = isinstance(module, CHAINS) or len({type(part) for part in parts}) == 1 < len(parts)
+    blocks = [part for part in parts if sum(weight.ndim > 1 for weight in part.parameters()) > 1]
+    return chain and 0 < len(parts) <= 2 * len(blocks)
+
+
+def _weighted(module: nn.Module) -> list[nn.Module]:
+    return [part for part in module.children() if next(part.parameters(), None) is not None]
 
 
 def set_training(model: FCN, optim: OptimSection) -> None:

@@ -46,7 +46,8 @@ def train(
         resume: Instead of ``out``: a run to go on with from its newest checkpoint, or from its beginning where none
             was written yet. It knows its settings; ``data`` is only needed where it was an opened data set.
         quiet: Print nothing.
-        named: The settings that have an option of their own: ``trunk``, ``trunk_weights``, ``epochs``, ``seed``.
+        named: The settings that have an option of their own: ``trunk``, ``trunk_weights``, ``epochs``, ``minutes``,
+            ``seed``.
 
     Raises:
         DataError: The data set is unusable: what shows without decoding every image is said before the first step.
@@ -66,10 +67,8 @@ def train(
     changes = all_settings(settings, named)
     config = load_config(recipe, changes)
     _check_stages(config, changes)
-    if config.model.init is not None and config.model.trunk_weights is not None:
-        raise UsageError("model.init brings the trunk's weights with it: leave trunk_weights (--trunk-weights) out")
     if is_restarted() and is_run(out):
-        return _run_again(opened(data), config, Path(out), quiet)
+        return _run_again(data, config, RunLog.begun(out), quiet)
     source, log = opened(data), RunLog(out)
     if config.minutes is not None:
         config = _fitted(config, source, config.minutes, quiet)
@@ -84,21 +83,20 @@ def train(
     return fit(model, source, config, log, quiet=quiet)
 
 
-def _run_again(source: DataSource, config: TrainConfig, out: Path, quiet: bool) -> TrainResult:
+def _run_again(data: str | Path | DataSource, config: TrainConfig, log: RunLog, quiet: bool) -> TrainResult:
     """Go on with a run after a rank had failed; where that was after its end, return what it ended with.
 
     Raises:
-        UsageError: Another run, with other settings, has ended there.
+        UsageError: It is another run, with other settings or on other data.
     """
-    log = RunLog.begun(out)
-    if _planned(log.config()) == _planned(with_absolute_paths(config)) and (result := finished(log, source)):
-        return result
-    return _run(source, log.config(), RunLog.resumed(out), quiet)
-
-
-def _planned(config: TrainConfig) -> TrainConfig:
-    """Return a configuration without what a time has chosen."""
-    return changed(config, {"epochs": 1, "minutes": None, "model.input_scale": 1})
+    kept, asked = log.config(), with_absolute_paths(config)
+    if asked.minutes is not None:  # Which have chosen these.
+        chosen = {"epochs": kept.epochs, "model.input_scale": kept.model.input_scale}
+        asked = changed(asked, {"minutes": None} | chosen)
+    if asked != kept or not (isinstance(data, DataSource) or log.data() == Path(data).resolve()):
+        raise UsageError(f"{log.folder}: holds another run; choose another --out, or remove it first")
+    source = opened(data)
+    return finished(log, source) or _run(source, kept, log, quiet)
 
 
 def _check_stages(config: TrainConfig, changes: Mapping[str, Any]) -> None:

@@ -24,6 +24,9 @@ from .config import TrainConfig, changed, load_config
 from .runtime import is_first
 
 CONFIG, SUMMARY = "config.yaml", "summary.json"
+LEFT_OVER = ("env.json", "transplant.json")
+"""What is written before ``config.yaml``: alone they are left of a run that was killed while it began."""
+
 COLUMNS = ("epoch", "loss", "pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu", "seconds")
 
 
@@ -46,7 +49,7 @@ class RunLog:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            occupied = any(self.folder.iterdir())
+            occupied = any(path.name not in LEFT_OVER and path.name[0] != "." for path in self.folder.iterdir())
         except OSError as error:
             raise UsageError(f"{self.folder}: cannot be written ({error.strerror}); choose another --out") from error
         if occupied:

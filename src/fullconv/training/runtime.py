@@ -5,18 +5,19 @@ import ctypes
 import functools
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 from ..data import Batch
-from ..errors import FullconvError
+from ..errors import FullconvError, out_of_memory
 
 
 class Runtime:
@@ -172,7 +173,7 @@ class Runtime:
             RuntimeError: ``error``, if it says something else.
             FullconvError: Every part is one image already; or ranks wait for each other within passes.
         """
-        if not isinstance(error, torch.OutOfMemoryError) and not any(words in str(error) for words in _NO_MEMORY):
+        if not out_of_memory(error):
             raise error
         if self.lockstep:
             raise FullconvError(
@@ -185,6 +186,7 @@ class Runtime:
             ) from error
         self.pieces *= 2
         if self.device.type == "cuda":
+            traceback.clear_frames(error.__traceback__)  # They hold the tensors of the pass.
             torch.cuda.empty_cache()
         if self._chance is not None:
             torch.manual_seed(self._chance)
@@ -280,8 +282,22 @@ def _synchronised(layer: nn.BatchNorm2d, x: Tensor) -> Tensor:
 
 def _added(tensor: Tensor) -> Tensor:
     """Return a tensor's sum over the ranks; gradients flow through it."""
-    summed: Tensor = all_reduce(tensor)  # type: ignore[no-untyped-call]
+    summed: Tensor = _Sum.apply(tensor)
     return summed
+
+
+class _Sum(torch.autograd.Function):
+    """A sum over the ranks; each one's term has the gradients of all of them."""
+
+    @staticmethod
+    def forward(context: Any, tensor: Tensor) -> Tensor:
+        summed = tensor.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        return _added(gradient)
 
 
 def _is_fully_connected(layer: nn.Conv2d) -> bool:
@@ -318,10 +334,6 @@ def _keep_freed_memory() -> None:
         for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**28)):
             libc.mallopt(parameter, value)
 
-
-_NO_MEMORY = ("allocate memory", "could not create a primitive", "could not create a memory")
-"""What torch says where memory is short; the last two oneDNN, which says no more (seen under a limit of the address
-space)."""
 
 _MANY_WEIGHTS, _FEW_CELLS = 10**7, 768
 """From how many weights and up to how many cells the product is faster (measured: docs/results.md)."""

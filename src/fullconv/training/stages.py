@@ -19,15 +19,33 @@ from .words import taken_over
 
 
 def stage_configs(config: TrainConfig) -> list[TrainConfig]:
-    """Return the configuration of every stage.
+    """Return the configuration of every stage; a later one that names no ``model.init`` goes on from the one before.
 
     Raises:
-        UsageError: A stage has an unknown setting, a wrong value, or what only a whole run can have.
+        UsageError: A stage has an unknown setting, a wrong value, what only a whole run can have, or what the stage
+            before decides.
     """
-    for changes in config.stages:
+    configs = list[TrainConfig]()
+    for number, changes in enumerate(config.stages, start=1):
         if wrong := {"stages", "minutes", "recipe"} & changes.keys():
             raise UsageError(f"stages: {min(wrong)} is for the whole run, not for one stage of it")
-    return [changed(config, {"stages": (), **changes}) for changes in config.stages]
+        # What the run starts from is for the first.
+        start = {} if number == 1 else {"model.init": None, "model.trunk_weights": None}
+        stage = changed(config, {"stages": (), **start, **changes})
+        if number > 1 and stage.model.init is None:
+            _check_goes_on(stage, configs[-1], number)
+        configs.append(stage)
+    return configs
+
+
+def _check_goes_on(stage: TrainConfig, before: TrainConfig, number: int) -> None:
+    ours, theirs = stage.model, before.model
+    same = ours.trunk == theirs.trunk and ours.normalisation == theirs.normalisation
+    if not same or ours.trunk_weights is not None:
+        raise UsageError(
+            f"stages: number {number} starts from the network of the stage before, with its trunk, weights and "
+            f"normalisation: leave model.trunk, model.trunk_weights and model.normalisation out, or give model.init"
+        )
 
 
 def fit_stages(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = False) -> TrainResult:
@@ -42,11 +60,9 @@ def fit_stages(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: b
     Source: Long, Shelhamer & Darrell 2015, section 4.2: finer nets start from the coarser one, at a lower rate.
     """
     seconds, result = 0.0, None
-    for number, (stage, changes) in enumerate(zip(stage_configs(config), config.stages, strict=True), start=1):
-        if result is not None and "model.init" not in changes:
+    for number, stage in enumerate(stage_configs(config), start=1):
+        if result is not None and stage.model.init is None:
             stage = changed(stage, {"model.init": str(result.run)})
-            if not {"model.trunk", "model.trunk_weights"} & changes.keys():
-                stage = changed(stage, {"model.trunk_weights": None})
         folder = log.folder / f"stage-{number}-{stage.model.finest_stride}s"
         stage_log = log.stage(folder, stage)
         result = finished(stage_log, source)

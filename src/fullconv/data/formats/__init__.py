@@ -77,13 +77,21 @@ def open_dataset(path: str | Path, format: str | None = None, *, strict: bool = 
         DataError: The data set cannot be used as it is; the message names the file and what to do.
         UsageError: There is no such format.
     """
-    path = Path(path)
+    try:
+        return _opened(Path(path), format, strict)
+    except PermissionError as error:
+        raise DataError(
+            f"{error.filename}: may not be read (permission denied); change its permissions, or choose another folder"
+        ) from error
+
+
+def _opened(path: Path, format: str | None, strict: bool) -> DataSource:
     if not path.exists():
         raise DataError(f"{path}: no such {'file' if path.suffix else 'folder'}; {folder.LAYOUT}")
     if path.is_dir():
         for name in _DESCRIPTIONS:
             if (path / name).is_file():
-                return open_dataset(path / name, format, strict=strict)
+                return _opened(path / name, format, strict)
     if path.suffix.lower() in (".yaml", ".yml") and not yolo.recognise(path):
         description = read_description(path)
         root = path.parent / description.path
