@@ -173,6 +173,24 @@ def test_a_signal_to_one_rank_ends_both(shapes, tmp_path, more):
 
 
 @pytest.mark.slow
+def test_a_rank_that_waits_for_one_that_never_comes_can_be_ended(shapes, tmp_path):
+    """The first was refused. The wait is one call of C++, in which Python notes no signal."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        nobody.listen()
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(nobody.getsockname()[1]), "WORLD_SIZE": "2"}
+        words, output = command(shapes, tmp_path / "run", SETTINGS), tmp_path / "output.txt"
+        rank = start(*words, out=output, err=output, environment=group | {"RANK": "1", "LOCAL_RANK": "1"})
+        nobody.settimeout(60)
+        with nobody.accept()[0]:
+            rank.terminate()
+            rank.join(20)
+            ended = rank.exitcode
+            rank.kill()
+    assert ended == -signal.SIGTERM, output.read_text()
+
+
+@pytest.mark.slow
 def test_synchronised_statistics_of_bf16_activations(shapes, tmp_path):
     """They are sums of fp32: the scores are about those of fp32 statistics."""
     settings = SETTINGS | {"optim.batch_norm": "synchronised", "data.batch_size": 4, "optim.precision": "bf16"}

@@ -326,7 +326,8 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
             raise UsageError(f"unknown setting {key!r}: {section!r} has no parts")
-    if parts := tree.get(last) if isinstance(tree.get(last), dict) else None:
+    parts = tree.get(last)
+    if isinstance(parts, dict) and parts:
         raise UsageError(f"setting {key} has parts ({', '.join(parts)}): set those, not {key} itself")
     tree[last] = value
 

@@ -4,9 +4,10 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from torch import nn
 
@@ -54,17 +55,28 @@ class Interrupt:
 def interruptible() -> Iterator[Interrupt]:
     """Note SIGINT and SIGTERM while the block runs, instead of dying of them; outside the main thread do nothing."""
     interrupt = Interrupt()
-    before = {}
-    try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, interrupt)
-    except ValueError:  # Only the main thread may.
-        pass
-    try:
+    with _handled(interrupt):
         yield interrupt
+
+
+@contextmanager
+def dying_at_once() -> Iterator[None]:
+    """Let SIGINT and SIGTERM end a process that waits for others in C++, where Python notes none."""
+    with _handled(signal.SIG_DFL):
+        yield
+
+
+@contextmanager
+def _handled(handler: Any) -> Iterator[None]:
+    before = {}
+    with suppress(ValueError):  # Only the main thread may.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, handler)
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def deaf_to_signals(run: int, worker: int) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..data import Batch
 from ..errors import FullconvError, out_of_memory
+from .interrupt import dying_at_once
 
 
 class Runtime:
@@ -235,13 +236,14 @@ def _joined() -> tuple[int, int]:
         gpu = torch.cuda.is_available()
         if gpu:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        store, rank, ranks = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
-        # torchrun keeps its store over a restart, and with it the dead ranks' addresses. Machines count restarts each
-        # for itself: docs/training.md says what to do there.
-        if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
-            restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-            store = dist.PrefixStore(f"restart {restarts}", store)  # type: ignore[attr-defined]
-        dist.init_process_group("nccl" if gpu else "gloo", store=store, rank=rank, world_size=ranks)
+        with dying_at_once():  # Another rank may have been refused, and never come.
+            store, rank, ranks = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+            # torchrun keeps its store over a restart, and with it the dead ranks' addresses. Machines count restarts
+            # each for itself: docs/training.md says what to do there.
+            if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+                restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+                store = dist.PrefixStore(f"restart {restarts}", store)  # type: ignore[attr-defined]
+            dist.init_process_group("nccl" if gpu else "gloo", store=store, rank=rank, world_size=ranks)
         # Its threads must end before the process does, or C++ may abort it after all is done (seen with gloo).
         atexit.register(dist.destroy_process_group)
     return dist.get_rank(), dist.get_world_size()
