@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -124,6 +126,18 @@ def test_a_task_is_chosen_by_name():
     assert Predictor(model).label_set.num_classes == 4
     assert Predictor(model, task="geometric").label_set.num_classes == 3
     assert isinstance(model, FCN)
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_a_network_of_less_precision_predicts_about_the_same(predictor, precision):
+    image = rgb(60, 70)
+    full, less = (Predictor(model).predict(image) for model in (predictor.model, copied(predictor.model, precision)))
+    assert np.abs(full.confidence - less.confidence).mean() < 0.02
+    assert (full.labels == less.labels).mean() > 0.95
+
+
+def copied(model, precision):
+    return copy.deepcopy(model).to(precision)
 
 
 @pytest.mark.gpu

@@ -21,7 +21,7 @@ class Predictor:
     """A network ready to predict.
 
     Args:
-        model: The network; it is put into evaluation mode.
+        model: The network; it is put into evaluation mode. It may be of bfloat16 or half precision.
         device: Where to run it; by default the first GPU, else the CPU.
         task: Which task to predict; by default the first.
         views: Scaled and mirrored versions of an image to predict and average; by default the image alone.
@@ -99,13 +99,13 @@ class Predictor:
 
     @torch.inference_mode()
     def _scores(self, image: Tensor) -> Tensor:
-        batch = image[None].to(self.device).float()
+        batch = image[None].to(self.model.mean)  # Its device and precision.
         if (self.channels, batch.shape[1]) == (1, 3):
             batch = batch.mean(1, keepdim=True)
         if self.channels != batch.shape[1]:
             raise UsageError(f"the model takes {self.channels} channels, the image has {batch.shape[1]}")
         try:
-            return self.views.scores(lambda view, scale: self.model.logits(view, scale)[self.task], batch)[0]
+            return self.views.scores(lambda view, scale: self.model.logits(view, scale)[self.task].float(), batch)[0]
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
