@@ -66,7 +66,8 @@ def killed(words: list[str], run: Path, after: float, in_write: bool) -> tuple[b
         time.sleep(0.0002 if in_write else 0.01)
     finished = process.poll() is not None
     process.kill()
-    process.wait()
+    if process.wait() != 0 and finished:
+        raise SystemExit(f"{' '.join(map(str, words))} ended with exit code {process.returncode}")
     return not finished, bool(set(half_written(run)) - before)
 
 

@@ -28,12 +28,12 @@ def nets(epochs: int) -> dict[str, dict[str, Any]]:
     stages = [{**third, **rate} for third, rate in zip(thirds, rates, strict=True)]
     frozen = {"optim.trunk_rate": 0.0, "optim.batch_norm": "frozen"}
     return {
-        "32s": {"model.finest_stride": 32},
-        "16s": {"model.finest_stride": 16},
-        "8s": {},
-        "8s, scores only": {**frozen, "model.context": "none"},
+        "32s": {"model.finest_stride": 32, "epochs": epochs},
+        "16s": {"model.finest_stride": 16, "epochs": epochs},
+        "8s": {"epochs": epochs},
+        "8s, scores only": {**frozen, "model.context": "none", "epochs": epochs},
         "8s, staged": {"stages": stages},
-        "8s, scaled skips": {"model.scaled_skips": True},
+        "8s, scaled skips": {"model.scaled_skips": True, "epochs": epochs},
     }
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=9, help="a multiple of 3")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     options = parser.parse_args()
-    shared = {"epochs": options.epochs, "model.trunk_weights": str(options.weights), "model.input_scale": 1}
+    shared = {"model.trunk_weights": str(options.weights), "model.input_scale": 1}
     rows: dict[str, list[list[float]]] = {}
     for seed in options.seeds:
         for name, settings in nets(options.epochs).items():

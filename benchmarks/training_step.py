@@ -7,7 +7,8 @@
   (summed loss, momentum 0.99, its scores of every image), and ours with both paddings and precisions. The same weights
   and dropout switched off for the check that the losses agree; as users run it for the time.
 * torchvision's ``fcn_resnet50`` with its auxiliary head in the steps of its reference script, and our FCN-8s on the
-  same trunk, batch 2 (its batch normalisation wants two).
+  same trunk, batch 2 (its batch normalisation wants two). Each takes its loss as users run it: theirs at every pixel,
+  ours, as the default recipe has it, at each second row and column.
 
 Sides alternate; medians over the rounds.
 """

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import fullconv
+from fullconv.evaluation import default_split
 
 
 def main(data: str, out: str, epochs: int = 20) -> None:
@@ -11,7 +12,8 @@ def main(data: str, out: str, epochs: int = 20) -> None:
     result = fullconv.train(data, out=Path(out) / "run", trunk="small", epochs=epochs, seed=0)
     scores = fullconv.evaluate(result.run, data)
     print(f"mean IU {scores.mean_iu:.3f}, pixel accuracy {scores.pixel_accuracy:.3f}")
-    image = fullconv.open_dataset(data).records("test")[0].image.path
+    source = fullconv.open_dataset(data)
+    image = source.records(default_split(source))[0].image.path
     prediction = fullconv.load(result.run).predict(image)
     prediction.save(Path(out) / "labels.png")
     prediction.overlay().save(Path(out) / "overlay.png")

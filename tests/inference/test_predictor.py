@@ -158,6 +158,10 @@ def test_an_image_too_large_for_the_memory_is_named(predictor, tmp_path, monkeyp
     monkeypatch.setattr(predictor.model, "logits", short_of_memory)
     with pytest.raises(DataError, match=r"image\.png: 20×30 pixels are too much for the memory \(cpu\)"):
         predictor.predict(tmp_path / "image.png")
+    monkeypatch.undo()
+    monkeypatch.setattr(torch, "logsumexp", short_of_memory)
+    with pytest.raises(DataError, match=r"image\.png: 20×30 pixels are too much for the memory"):
+        predictor.predict(tmp_path / "image.png")
     monkeypatch.setattr(predictor.model, "logits", lambda *_: torch.zeros(2)[3:].reshape(7))
     with pytest.raises(RuntimeError, match="shape"):
         predictor.predict(rgb())

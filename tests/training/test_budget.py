@@ -135,3 +135,19 @@ def test_images_are_enlarged_where_the_time_holds_a_third_of_the_epochs(
     config = run._fitted(load_config("modern", settings), source, 20.0, quiet=False)
     assert (config.model.input_scale, config.epochs) == (scale, enlarged * (4 if scale == 1 else 1))
     assert ("images are not enlarged" in capsys.readouterr().err) == (scale == 1)
+
+
+def test_what_the_run_does_once_more_is_counted(tmp_path, clock, monkeypatch):
+    """It will read all masks again."""
+    now, real = clock[0], budget.class_pixels
+
+    def slowly(source):
+        now[0] += 10.0
+        return real(source)
+
+    monkeypatch.setattr(budget, "class_pixels", slowly)
+    source = write_shapes(tmp_path, count=60, sizes=(40, 48))
+    config = load_config("modern", {"model.trunk": "small", "data.crop": 32, "data.batch_size": 4})
+    epochs = budget.epochs_within(60.0, build_model(config, source), source, config)
+    steps, left = len(source.splits["train"]) // 4, budget.MARGIN * (50.0 - now[0])
+    assert epochs * steps * STEP <= left < (epochs + 0.02) * steps * STEP

@@ -70,6 +70,7 @@ def test_a_recipe_may_be_a_file(tmp_path):
         ("modern", {"optim.rate": {}}, r"setting optim\.rate"),
         ("modern", {"optim": {"rate": {}}}, r"setting optim\.rate"),
         ("modern", {"optim.rate": True}, r"setting optim\.rate: this is nothing to be true or false"),
+        ("modern", {"data.scale": [True, 2]}, r"setting data\.scale: this is nothing to be true or false"),
         ("modern", {"epochs": False}, r"setting epochs: this is nothing to be true or false"),
         ("modern", {"seed": 2**64}, r"setting seed"),
         ("modern", {"recipe": "staged"}, "recipe is no setting"),

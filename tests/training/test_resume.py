@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from fullconv.data import write_shapes
 from fullconv.errors import DataError, UsageError
 from fullconv.inference import Predictor
 from fullconv.models import FCN
-from fullconv.training import loop
+from fullconv.training import loop, run, state
 from fullconv.training.checkpoint import Checkpoints
 from fullconv.training.config import load_config
 from fullconv.training.interrupt import Interrupted
@@ -274,8 +275,12 @@ def test_a_finished_run_that_is_started_again_by_torchrun_is_finished(shapes, tm
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     with pytest.raises(UsageError, match="holds another run"):
         train(shapes, tmp_path / "run", settings=TINY | {"seed": 1}, epochs=1, quiet=True)
-    again = train(shapes, tmp_path / "run", settings=TINY, epochs=1, quiet=True)
-    assert again.scores.to_dict() == result.scores.to_dict() and again.epochs == result.epochs
+    for words in (
+        {"data": shapes, "out": tmp_path / "run", "settings": TINY, "epochs": 1},
+        {"resume": tmp_path / "run"},
+    ):
+        again = train(**words, quiet=True)
+        assert again.scores.to_dict() == result.scores.to_dict() and again.epochs == result.epochs
 
 
 @pytest.mark.slow
@@ -378,3 +383,38 @@ def test_an_image_that_cannot_be_scored_costs_no_step(shapes, tmp_path, monkeypa
     assert list((tmp_path / "run" / "checkpoints").iterdir())
     train(resume=tmp_path / "run", quiet=True)
     assert digests(tmp_path / "run") == uninterrupted
+
+
+def test_dead_scores_are_said_after_a_stop_as_well(shapes, tmp_path, monkeypatch):
+    """They show in gradients of a step that another process took."""
+
+    def dead(model):
+        return ["warning: dead"] if any(parameter.grad is not None for parameter in model.parameters()) else []
+
+    monkeypatch.setattr(state, "dead_scores", dead)
+    train(shapes, tmp_path / "whole", settings=TINY, epochs=EPOCHS, quiet=True)
+    real = loop.validate
+
+    def stopping(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "validate", stopping)
+        with pytest.raises(Interrupted):
+            train(shapes, tmp_path / "run", settings=TINY, epochs=EPOCHS, quiet=True)
+    train(resume=tmp_path / "run", quiet=True)
+    assert digests(tmp_path / "run") == digests(tmp_path / "whole")
+    assert "warning: dead" in (tmp_path / "run" / "log.jsonl").read_text()
+
+
+def test_what_cannot_begin_leaves_nothing(shapes, tmp_path, monkeypatch):
+    """Neither where ranks cannot share a step, nor where TensorBoard is not installed."""
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "Runtime", lambda precision: SimpleNamespace(rank=0, ranks=3))
+        with pytest.raises(UsageError, match="a step of 2 images cannot be shared by 3 ranks"):
+            train(shapes, tmp_path / "run", settings=TINY | {"data.patches": "class"}, epochs=1, quiet=True)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
+    with pytest.raises(UsageError, match="tensorboard is not installed"):
+        train(shapes, tmp_path / "run", settings=TINY | {"tensorboard": True}, epochs=1, quiet=True)
+    train(shapes, tmp_path / "run", settings=TINY, epochs=1, quiet=True)

@@ -42,7 +42,9 @@ def test_a_stage_starts_from_the_one_before(shapes, tmp_path):
     assert fine["heads.semantic.score.stage4.weight"].abs().max() < 1e-20, "a new score layer starts at zero"
     report = json.loads((tmp_path / "run" / "stage-2-16s" / "transplant.json").read_text())
     assert "heads.semantic.score.stage4.weight" in report["left_new"]
-    assert json.loads((result.run / "summary.json").read_text())["scores"]["mean_iu"] == result.scores.mean_iu
+    summary = json.loads((result.run / "summary.json").read_text())
+    assert summary["scores"]["mean_iu"] == result.scores.mean_iu
+    assert summary["epochs"] == result.epochs == 2, "of both"
 
 
 def test_an_interrupted_stage_is_resumed_and_a_finished_one_kept(shapes, tmp_path, monkeypatch):

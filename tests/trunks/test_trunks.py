@@ -1,4 +1,5 @@
 from fractions import Fraction
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -141,3 +142,14 @@ def test_a_light_context_replaces_or_adds(name):
         built = trunk(name, context=32)
     assert built.taps["context"].channels == 32
     assert "fc7" not in built.taps
+
+
+def test_weights_that_cannot_be_downloaded_are_said(monkeypatch):
+    def offline(*_, **__):
+        raise URLError("no network")
+
+    monkeypatch.setattr(torchvision.models, "get_model", offline)
+    with pytest.raises(ModelError, match=r"the weights of resnet18 cannot be downloaded \(.*no network.*\); go online"):
+        trunk("resnet18", weights="imagenet")
+    with pytest.raises(URLError):
+        trunk("resnet18")

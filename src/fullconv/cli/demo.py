@@ -27,7 +27,7 @@ def demo(
     start = time.monotonic()
     folder = _fresh(out)
     source = write_shapes(folder / "data", count=IMAGES, seed=seed)
-    result = train(source, folder / "run", recipe="demo", seed=seed)
+    result = train(folder / "data", folder / "run", recipe="demo", seed=seed)
     predictor = as_predictor(result.run)
     scores = evaluate(predictor, source, "test")
     pictures = save_panels(predictor, source, "test", folder / "pictures")

@@ -1,5 +1,7 @@
 """From an image of any size to a class for every pixel."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -88,12 +90,14 @@ class Predictor:
             DataError: It is too large for the memory.
             UsageError: It has other channels than the network.
         """
-        return self._scores(image).argmax(0)
+        with self._within_memory(image):
+            return self._scores(image).argmax(0)
 
     def _run(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        scores = self._scores(image)
-        best, labels = scores.max(0)
-        confidence = torch.exp(best - torch.logsumexp(scores, 0))
+        with self._within_memory(image):
+            scores = self._scores(image)
+            best, labels = scores.max(0)
+            confidence = torch.exp(best - torch.logsumexp(scores, 0))
         small = torch.uint8 if self.label_set.num_classes <= 256 else torch.int16
         return labels.to(small), confidence.clamp_(0, 1)
 
@@ -104,12 +108,16 @@ class Predictor:
             batch = batch.mean(1, keepdim=True)
         if self.channels != batch.shape[1]:
             raise UsageError(f"the model takes {self.channels} channels, the image has {batch.shape[1]}")
+        return self.views.scores(lambda view, scale: self.model.logits(view, scale)[self.task].float(), batch)[0]
+
+    @contextmanager
+    def _within_memory(self, image: Tensor) -> Iterator[None]:
         try:
-            return self.views.scores(lambda view, scale: self.model.logits(view, scale)[self.task].float(), batch)[0]
-        except RuntimeError as error:
+            yield
+        except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            height, width = batch.shape[-2:]
+            height, width = image.shape[-2:]
             raise DataError(
                 f"{height}×{width} pixels are too much for the memory ({self.device}); scale or cut the image first"
             ) from error

@@ -45,8 +45,10 @@ def epochs_within(seconds: float, model: FCN, source: DataSource, config: TrainC
     with torch.random.fork_rng(gpus):
         trial = copy.deepcopy(model)
         runtime.prepare(trial, config.optim.batch_norm)
+        before = time.monotonic()
         weights = task_weights(class_pixels(source), config, runtime)
         feed = build_feed(source, config, runtime.rank, runtime.ranks)
+        again = time.monotonic() - before  # The run will look at all masks once more.
         optimiser = build_optimiser(trial, config.optim)
         times, before = [], time.monotonic()
         with leaving_passes(trial, Interrupt()):
@@ -61,8 +63,8 @@ def epochs_within(seconds: float, model: FCN, source: DataSource, config: TrainC
         measured = sorted(times[len(times) // 2 :])
         saving = _saving_seconds(trial)
         epoch = feed.steps_an_epoch * measured[len(measured) // 2] + saving
-        evaluation = saving + _evaluation_seconds(trial, source) if "val" in source.splits else 0.0
-    left = MARGIN * (seconds - (time.monotonic() - start))
+        evaluation = saving + _evaluation_seconds(trial, source) / runtime.ranks if "val" in source.splits else 0.0
+    left = MARGIN * (seconds - again - (time.monotonic() - start))
     # Up to so many epochs, each begun one ends with an evaluation; more have no more of them.
     few = [min(number, (left - number * evaluation) / epoch) for number in range(1, config.evaluations)]
     epochs = max(*few, (left - config.evaluations * evaluation) / epoch, 0.01)

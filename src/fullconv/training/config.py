@@ -36,7 +36,8 @@ class _Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _truth_is_no_number(cls, value: Any, info: Any) -> Any:
-        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+        parts = value if isinstance(value, (list, tuple)) else [value]
+        if any(isinstance(part, bool) for part in parts) and cls.model_fields[info.field_name].annotation is not bool:
             raise PydanticCustomError("truth", "this is nothing to be true or false")
         return value
 

@@ -14,6 +14,21 @@ from ..inference import Predictor
 FOLDER, PICTURES = "tensorboard", 4
 
 
+def summary_writer() -> Any:
+    """Return torch's class that writes what TensorBoard reads.
+
+    Raises:
+        UsageError: TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard.writer import SummaryWriter
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            "tensorboard is not installed: pip install 'fullconv[tensorboard]', or leave tensorboard=true out"
+        ) from error
+    return SummaryWriter
+
+
 class Events:
     """Writes what TensorBoard reads.
 
@@ -26,13 +41,7 @@ class Events:
     """
 
     def __init__(self, run: Path, epoch: int) -> None:
-        try:
-            from torch.utils.tensorboard.writer import SummaryWriter
-        except ModuleNotFoundError as error:
-            raise UsageError(
-                "tensorboard is not installed: pip install 'fullconv[tensorboard]', or leave tensorboard=true out"
-            ) from error
-        self._writer: Any = SummaryWriter(run / FOLDER, purge_step=epoch)
+        self._writer: Any = summary_writer()(run / FOLDER, purge_step=epoch)
 
     def write(self, record: dict[str, Any], rates: Sequence[float]) -> None:
         """Write an epoch's line of the log, and the highest learning rate."""

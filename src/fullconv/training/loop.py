@@ -30,7 +30,6 @@ from .runtime import Runtime, whole
 from .state import TrainState, mean_loss
 from .words import (
     balance_in_words,
-    dead_scores,
     describe,
     describe_epoch,
     never_seen,
@@ -110,9 +109,9 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
                 if runtime.largest(log.writes and clock.due(config.checkpoint_minutes)):
                     keep(state, log, clock)
             end_epoch(state, source, feed, log, clock, runtime, interrupt)
-            progress.say(*describe_epoch(state.records[-1], feed.last_epoch))
             if events:
                 show_epoch(events, state, source, runtime)
+            progress.say(*describe_epoch(state.records[-1], feed.last_epoch))
     if state.best is None:
         log.save(state.average.model, "best")
     scores = None if state.best is None else Scores.from_confusion(state.best, source.labels.names)
@@ -174,7 +173,7 @@ def end_epoch(
 
     Raises:
         NotFinite: Its weights are not.
-        DataError: An image cannot be scored; the state is kept.
+        DataError: An image cannot be scored; the state is kept, but with several ranks.
         Interrupted: A signal came while it was scored; it will be scored again.
     """
     model, names, matrix, warnings = state.average.model, source.labels.names, None, list[str]()
@@ -197,7 +196,7 @@ def end_epoch(
     record = epoch_record(state, names, matrix, clock.seconds)
     if matrix is not None:
         warnings += one_class_only([*state.records, record], names)
-    if warnings := [*warnings, *dead_scores(state.model)]:
+    if warnings := [*warnings, *state.dead_scores]:
         record["warnings"] = warnings
     state.close_epoch(record)
     log.rewrite(state.records)

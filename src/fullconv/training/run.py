@@ -12,12 +12,13 @@ from ..doctor import refuse_bad
 from ..errors import UsageError
 from .budget import epochs_within
 from .config import TrainConfig, all_settings, changed, load_config
+from .events import summary_writer
 from .feed import build_feed, input_scale
 from .loop import TrainResult, fit
 from .network import build_model
 from .progress import TrainingProgress
 from .runlog import RunLog, is_run, with_absolute_paths
-from .runtime import is_first, is_restarted
+from .runtime import Runtime, is_first, is_restarted
 from .stages import check_networks, finished, fit_stages, stage_configs, started
 
 ENOUGH = 1 / 3
@@ -59,7 +60,7 @@ def train(
     if resume is not None:
         if out is not None or recipe != "modern" or settings or any(value is not None for value in named.values()):
             raise UsageError("a resumed run has its settings already: give resume (and data, if need be) alone")
-        log = RunLog.resumed(resume)
+        log = RunLog.begun(resume) if is_restarted() and is_run(resume) else RunLog.resumed(resume)
         source = opened(data if data is not None else log.data())
         return _run(source, log.config(), log, quiet)
     if data is None or out is None:
@@ -72,7 +73,8 @@ def train(
     source, log = opened(data), RunLog(out)
     if config.minutes is not None:
         config = _fitted(config, source, config.minutes, quiet)
-    # What is wrong with a network is said before there is a run.
+    # What is wrong with a network or with what it would be fed is said before there is a run.
+    _check_feeds(source, config)
     path = None if isinstance(data, DataSource) else data
     if config.stages:
         check_networks(source, config)
@@ -95,8 +97,7 @@ def _run_again(data: str | Path | DataSource, config: TrainConfig, log: RunLog, 
         asked = changed(asked, {"minutes": None} | chosen)
     if asked != kept or not (isinstance(data, DataSource) or log.data() == Path(data).resolve()):
         raise UsageError(f"{log.folder}: holds another run; choose another --out, or remove it first")
-    source = opened(data)
-    return finished(log, source) or _run(source, kept, log, quiet)
+    return _run(opened(data), kept, log, quiet)
 
 
 def _check_stages(config: TrainConfig, changes: Mapping[str, Any]) -> None:
@@ -108,6 +109,21 @@ def _check_stages(config: TrainConfig, changes: Mapping[str, Any]) -> None:
                 f"every stage of recipe {config.recipe} has its own {name}: set stages=[{{{name}: …}}, …], or copy the "
                 f"recipe and change it there"
             )
+
+
+def _check_feeds(source: DataSource, config: TrainConfig) -> None:
+    """Check, for every stage, that the ranks can share its steps and that what it writes for is installed.
+
+    Raises:
+        UsageError: One is not so.
+    """
+    runtime = Runtime(config.optim.precision)
+    for stage in stage_configs(config) or [config]:
+        # Where patches lie does not matter here, and takes a look at all masks.
+        plain = changed(stage, {"data.patches": "uniform"}) if stage.data.patches != "none" else stage
+        build_feed(source, plain, runtime.rank, runtime.ranks)
+        if stage.tensorboard:
+            summary_writer()
 
 
 def opened(data: str | Path | DataSource) -> DataSource:
@@ -149,6 +165,8 @@ def _epochs_within(seconds: float, source: DataSource, config: TrainConfig) -> f
 
 
 def _run(source: DataSource, config: TrainConfig, log: RunLog, quiet: bool) -> TrainResult:
+    if result := finished(log, source):
+        return result
     if config.stages:
         return fit_stages(source, config, log, quiet=quiet)
     return fit(started(source, config, log, quiet=quiet), source, config, log, quiet=quiet)

@@ -59,7 +59,7 @@ def fit_stages(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: b
 
     Source: Long, Shelhamer & Darrell 2015, section 4.2: finer nets start from the coarser one, at a lower rate.
     """
-    seconds, result = 0.0, None
+    seconds, epochs, result = 0.0, 0.0, None
     for number, stage in enumerate(stage_configs(config), start=1):
         if result is not None and stage.model.init is None:
             stage = changed(stage, {"model.init": str(result.run)})
@@ -68,12 +68,12 @@ def fit_stages(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: b
         result = finished(stage_log, source)
         if result is None:
             result = fit(started(source, stage, stage_log, quiet=quiet), source, stage, stage_log, quiet=quiet)
-        seconds += result.seconds
+        seconds, epochs = seconds + result.seconds, epochs + result.epochs
     assert result is not None
     for name in ("best", "last"):
         log.save(FCN.from_pretrained(result.run / name), name)
-    log.finish(json.loads((result.run / SUMMARY).read_text()) | {"seconds": seconds})
-    return TrainResult(log.folder, result.scores, result.epochs, seconds)
+    log.finish(json.loads((result.run / SUMMARY).read_text()) | {"seconds": seconds, "epochs": epochs})
+    return TrainResult(log.folder, result.scores, epochs, seconds)
 
 
 def check_networks(source: DataSource, config: TrainConfig) -> None:

@@ -12,6 +12,7 @@ from .checkpoint import Checkpoint
 from .config import TrainConfig
 from .optim import WeightAverage, build_optimiser, build_schedule, check_weights
 from .runtime import Runtime, shared, whole
+from .words import dead_scores
 
 
 class TrainState:
@@ -49,6 +50,12 @@ class TrainState:
         self.records: list[dict[str, Any]] = []
         self.seconds = 0.0
         self.kept: tuple[int, int] | None = None
+        self._dead: list[str] | None = None
+
+    @property
+    def dead_scores(self) -> list[str]:
+        """Warnings of score layers without a gradient in the last step, also where another process took it."""
+        return dead_scores(self.model) if self._dead is None else self._dead
 
     @property
     def place(self) -> tuple[int, int]:
@@ -67,6 +74,7 @@ class TrainState:
 
     def advance(self, loss: float) -> None:
         """Count a step that was taken."""
+        self._dead = None
         self.schedule.step()
         self.average.update()
         self.step += 1
@@ -102,6 +110,7 @@ class TrainState:
             "records": self.records,
             "averaged": self.average.steps,
             "seconds": seconds,
+            "dead_scores": self.dead_scores,
             "steps": [self.steps, self.steps_an_epoch],
             "pieces": self._runtime.of_each(self._runtime.pieces),
         }
@@ -131,6 +140,7 @@ class TrainState:
         self.step, self.average.steps = checkpoint.step, checkpoint.facts["averaged"]
         self.losses, self.records = checkpoint.facts["losses"], checkpoint.facts["records"]
         self.seconds, self.best = checkpoint.facts["seconds"], checkpoint.tensors.get("best")
+        self._dead = checkpoint.facts.get("dead_scores", [])
         self.kept = self.place
         # Batches that were too much for the memory go on in their parts; other ranks than before in the most of them.
         pieces = checkpoint.facts["pieces"]

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable
 
-from ..errors import UsageError
+from ..errors import ModelError, UsageError
 from . import alexnet, googlenet, resnet, small, timm, vgg
 from .base import Normalisation, Padding, Tap, Trunk
 from .context import Context
@@ -54,18 +54,25 @@ def trunk(
 
     Raises:
         UsageError: No trunk has that name, or the options do not fit it.
-        ModelError: The weight file cannot be used.
+        ModelError: The weight file cannot be used, or the weights cannot be downloaded.
     """
     if in_channels < 1:
         raise UsageError(f"in_channels is {in_channels}: an image has at least one channel")
     if padding not in ("paper", "same"):
         raise UsageError(f'padding is {padding!r}: choose "paper" or "same"')
-    if name.startswith("timm:"):
-        return timm.build(name.removeprefix("timm:"), padding, in_channels, weights, context, dropout)
-    if name not in TRUNKS:
+    if name not in TRUNKS and not name.startswith("timm:"):
         near = difflib.get_close_matches(name, TRUNKS, 1) or sorted(TRUNKS)
         raise UsageError(f"unknown trunk {name!r}; did you mean {', '.join(near)}? (timm:NAME for any of timm's)")
-    return TRUNKS[name](name, padding, in_channels, weights, context, dropout)
+    build = timm.build if name.startswith("timm:") else TRUNKS[name]
+    try:
+        return build(name.removeprefix("timm:"), padding, in_channels, weights, context, dropout)
+    except OSError as error:
+        if weights != DOWNLOAD:
+            raise
+        raise ModelError(
+            f"the weights of {name} cannot be downloaded ({' '.join(str(error).split())[:200]}); "
+            f"go online, or give the path of a file"
+        ) from error
 
 
 __all__ = ["DOWNLOAD", "TRUNKS", "Context", "Normalisation", "Padding", "Tap", "Trunk", "Weights", "trunk"]
