@@ -57,7 +57,7 @@ def test_value_and_gradient_are_those_of_whole_logits(monkeypatch, padding, stri
         assert expected.keys() == found.keys()
         for name, gradient in expected.items():
             scale = float(gradient.abs().max())
-            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5 * max(scale, 1e-3), msg=name)
+            torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-5 * max(scale, 1e-3), msg=name)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 100])
@@ -108,7 +108,7 @@ def test_jaccard_in_strips_is_that_of_whole_logits(monkeypatch, budget, factor, 
     found = upsampled_soft_jaccard(scores, upsampling, target)
     torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-6)
     for gradient, twin in zip(torch.autograd.grad(3 * found, (scores, kernels)), expected, strict=True):
-        torch.testing.assert_close(gradient, twin, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(gradient, twin, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("target", [torch.full((2, 16, 16), 255), torch.zeros(2, 0, 0, dtype=torch.long)])

@@ -1,5 +1,6 @@
 """Every command as a process: what it prints, what it leaves behind, how it fails."""
 
+import csv
 import json
 import os
 import subprocess
@@ -10,10 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+import fullconv
 from commands import call
 from fullconv import FCN, open_dataset
 from fullconv.cli import main as main_module
 from fullconv.data.generated import write_shapes
+from fullconv.training.runlog import COLUMNS
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
@@ -128,6 +131,12 @@ def test_train_leaves_a_run_folder(shapes):
     record = json.loads((run_folder / "log.jsonl").read_text().splitlines()[-1])
     assert record["epoch"] == 1
     assert 0 <= record["mean_iu"] <= 1
+    [row] = csv.DictReader((run_folder / "metrics.csv").read_text().splitlines())
+    assert list(row) == list(COLUMNS)
+    assert all(float(row[name]) == record[name] for name in COLUMNS)
+    environment = json.loads((run_folder / "env.json").read_text())
+    assert environment["fullconv"] == fullconv.__version__ and environment["torch"] == torch.__version__
+    assert environment["data"] == str((shapes / "data").resolve())
 
 
 def test_evaluate_prints_a_table_and_json(shapes):

@@ -17,10 +17,43 @@ def test_every_recipe_is_valid_and_says_its_command(name):
     assert {line.split(":")[0] for line in header} >= {"# Time", "# Score"}
 
 
-def test_the_paper_recipe_is_the_references():
-    config = load_config("paper-heavy")
-    assert (config.optim.rate, config.optim.momentum, config.optim.loss) == (1e-10, 0.99, "sum")
-    assert (config.data.batch_size, config.data.crop, config.data.replacement) == (1, "none", True)
+PAPER = {
+    "model": {"trunk": "vgg16", "padding": "paper", "dropout": 0.5, "learnable_upsampling": False, "input_scale": 1},
+    "data": {"crop": "none", "scale": (1, 1), "flip": 0, "colour": 0, "batch_size": 1, "patches": "none", "keep": 1},
+    "optim": {"optimiser": "sgd", "weight_decay": 5e-4, "bias_rate": 2, "schedule": "constant", "warmup": 0}
+    | {"balance": 0, "jaccard": 0, "label_smoothing": 0, "average": 0, "loss_stride": 1, "trunk_rate": 1, "clip": 0},
+}
+HEAVY = {"optim.loss": "sum", "optim.momentum": 0.99, "data.replacement": True, "data.accumulate": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("paper-heavy", HEAVY | {"optim.rate": 1e-10, "model.finest_stride": 32, "model.scaled_skips": False}),
+        (
+            "paper-accumulate",
+            {"optim.loss": "mean", "optim.momentum": 0.9, "optim.rate": 1e-4}
+            | {"data.accumulate": 20, "data.replacement": False, "model.finest_stride": 32},
+        ),
+        ("at-once", HEAVY | {"optim.rate": 1e-10, "model.finest_stride": 8, "model.scaled_skips": True}),
+        ("staged", HEAVY | {"model.scaled_skips": False}),
+    ],
+)
+def test_the_papers_recipes_are_the_papers(name, own):
+    """Section 3 of the specification."""
+    config = load_config(name)
+    for section, settings in PAPER.items():
+        found = getattr(config, section).model_dump()
+        assert {key: found[key] for key in settings} == settings
+    for key, value in own.items():
+        section, _, setting = key.partition(".")
+        assert getattr(getattr(config, section), setting) == value, key
+
+
+def test_the_stages_are_the_papers():
+    """Section 2.3 of the specification: each at a hundredth of the rate before."""
+    stages = [(stage["model.finest_stride"], stage["optim.rate"]) for stage in load_config("staged").stages]
+    assert stages == [(32, 1e-10), (16, 1e-12), (8, 1e-14)]
 
 
 def test_settings_come_on_top_of_the_recipe():

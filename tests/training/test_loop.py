@@ -8,14 +8,23 @@ import pytest
 import torch
 from PIL import Image
 
-from fullconv import load, train
+from fullconv import fcn8s, load, train
 from fullconv.data import open_dataset, write_shapes
 from fullconv.errors import DataError, ModelError, NotFinite, UsageError
 from fullconv.evaluation import evaluate
 from fullconv.models import FCN
+from fullconv.training import loop
 from fullconv.training.checkpoint import read_checkpoint
 from fullconv.training.config import load_config
-from fullconv.training.feed import build_feed, derived_crop, derived_epochs, evaluated_epochs, input_scale, median_side
+from fullconv.training.feed import (
+    build_feed,
+    derived_crop,
+    derived_epochs,
+    evaluated_epochs,
+    input_scale,
+    median_side,
+    resolved,
+)
 from fullconv.training.interrupt import Interrupt, Interrupted
 from fullconv.training.loop import same_step, stop_if_asked
 from fullconv.training.network import build_model
@@ -328,3 +337,81 @@ def test_one_class_everywhere_is_said_where_it_is_seen(shapes, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     said = [line["epoch"] for line in lines if any("every pixel" in words for words in line.get("warnings", ()))]
     assert said == [6, 8]
+
+
+def test_best_is_the_best_and_last_the_last(shapes, tmp_path, monkeypatch):
+    """Three evaluations: a bad one, a good one, one in between."""
+    classes, seen = shapes.labels.num_classes, []
+    good = torch.eye(classes, dtype=torch.long) * 9
+    scores = [1 - torch.eye(classes, dtype=torch.long), good, good + 1]
+
+    def validate(model, *_):
+        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return scores[len(seen) - 1]
+
+    monkeypatch.setattr(loop, "validate", validate)
+    result = run(shapes, tmp_path / "run", epochs=3, settings={"evaluations": 3})
+    assert same(weights(result.run / "best"), seen[1]) and same(weights(result.run / "last"), seen[2])
+    assert not same(seen[1], seen[2])
+    assert json.loads((result.run / "summary.json").read_text())["confusion"] == good.tolist()
+    assert result.scores.mean_iu == 1
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.5])
+def test_cells_that_are_left_out_have_no_target(shapes, keep):
+    config = load_config("modern", {**TINY, "data.keep": keep, "data.scale": [1, 1], "model.finest_stride": 16})
+    batches = [batch for step in build_feed(shapes, config).steps(1) for batch in step]
+    ignored = torch.cat([(batch.targets == 255).reshape(-1, 3, 16, 3, 16).float() for batch in batches])
+    share = float((ignored.mean((2, 4)) == 1).float().mean())
+    assert (share < 0.1) if keep == 1 else (0.3 < share < 0.7)
+
+
+def test_a_frozen_trunk_stays_as_it_was(shapes, tmp_path):
+    """Its running statistics too."""
+    torch.manual_seed(0)
+    model = fcn8s("small", shapes.labels.num_classes, context="none")
+    model.save_pretrained(tmp_path / "saved")
+    settings = {"model.init": str(tmp_path / "saved"), "optim.trunk_rate": 0}
+    found, before = weights(run(shapes, tmp_path / "run", settings=settings).run / "last"), model.state_dict()
+    changed = {name for name in before if not torch.equal(found[name], before[name])}
+    assert changed and all(name.startswith("heads.") for name in changed)
+
+
+def test_a_model_to_start_from_brings_its_trunk(shapes, tmp_path):
+    """Which need not be named; another one, named, is refused."""
+    fcn8s("small", shapes.labels.num_classes, context="none").save_pretrained(tmp_path / "saved")
+    settings = {key: value for key, value in TINY.items() if key != "model.trunk"}
+    settings["model.init"] = str(tmp_path / "saved")
+    result = train(shapes, tmp_path / "run", settings=settings, epochs=1, quiet=True)
+    assert FCN.from_pretrained(result.run / "best").config.trunk == "small"
+    with pytest.raises(ModelError, match="another trunk"):
+        train(shapes, tmp_path / "other", trunk="resnet18", settings=settings, epochs=1, quiet=True)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_less_is_kept_where_that_is_asked_for(shapes, recompute):
+    model = build_model(load_config("modern", {**TINY, "model.recompute": recompute}), shapes)
+    assert model.trunk.body.recompute == recompute
+
+
+def test_a_class_without_a_pixel_is_named(shapes, tmp_path, monkeypatch, capsys):
+    real = loop.class_pixels
+
+    def without_the_last(source):
+        return {task: counts * (torch.arange(len(counts)) < len(counts) - 1) for task, counts in real(source).items()}
+
+    monkeypatch.setattr(loop, "class_pixels", without_the_last)
+    train(shapes, tmp_path / "run", settings=TINY, epochs=1)
+    assert f"warning: no training mask holds {shapes.labels.names[-1]}:" in capsys.readouterr().err
+
+
+def test_the_configuration_that_is_kept_says_what_was_derived(shapes, tmp_path):
+    """Small images are seen twice as large; epochs and crops go by their number and size."""
+    settings = {"model.trunk": "small", "model.context": "none", "data.crop": "auto", "epochs": 0.1}
+    train(shapes, tmp_path / "run", settings=settings, quiet=True)
+    config = load_config(str(tmp_path / "run" / "config.yaml"))
+    side = median_side(shapes)
+    assert config.model.input_scale == 2 and config.data.crop == derived_crop(side, 2.0)
+    asked = load_config("modern", settings | {"epochs": "auto"})
+    assert resolved(asked, shapes).epochs == derived_epochs(len(shapes.splits["train"]))
+    assert resolved(load_config("paper-heavy"), shapes).data.crop == "none"

@@ -1,5 +1,6 @@
 """Two processes train what one trains."""
 
+import json
 import os
 import signal
 import socket
@@ -9,13 +10,18 @@ import time
 
 import pytest
 import torch
+import yaml
 
-from commands import start
-from fullconv import train
-from fullconv.data import write_shapes
+from commands import WARM, start
+from fullconv import fcn8s, train
+from fullconv.data import Batch, open_dataset, write_shapes
 from fullconv.errors import UsageError
 from fullconv.models import FCN
+from fullconv.training.config import load_config
 from fullconv.training.feed import EpochSampler, StepBatches
+from fullconv.training.loop import train_step
+from fullconv.training.runtime import Runtime
+from fullconv.training.state import TrainState
 
 SETTINGS = {
     "model.trunk": "small",
@@ -170,6 +176,60 @@ def test_a_signal_to_one_rank_ends_both(shapes, tmp_path, more):
     assert (run / "checkpoints").is_dir() and not (run / "summary.json").is_file()
     train_on_two_ranks(["train", "--resume", run], tmp_path / "resumed.txt")
     assert (run / "last" / "model.safetensors").read_bytes() == (whole / "last" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.slow
+def test_each_of_two_ranks_holds_half(tmp_path):
+    """Of weights and of the optimiser's two numbers for each, after a step."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = [WARM.Process(target=write_share, args=(rank, port, tmp_path / f"{rank}.json")) for rank in (0, 1)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(150)
+        rank.kill()
+    shares = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    for share in shares:
+        assert share["weights"] < 0.6 * share["all"] and share["optimiser"] < 0.6 * 2 * share["all"], share
+    assert sum(share["weights"] for share in shares) == shares[0]["all"]
+
+
+def write_share(rank, port, path):
+    """Take a step as one of two ranks that share a network's weights; write how many numbers this one holds."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank)}
+    config = load_config("modern", {"optim.sharded": True, "optim.batch_norm": "frozen"})
+    model, runtime = fcn8s("small", 4, context="none"), Runtime(device="cpu")
+    runtime.prepare(model)
+    state = TrainState(model, config, 2, 4, runtime)
+    batch = Batch(torch.rand(2, 3, 64, 64) * 255, torch.randint(0, 4, (2, 64, 64)), ("a", "b"))
+    train_step(model, [batch], state.optimiser, config, runtime, {"semantic": torch.ones(4)})
+
+    def held(tensors):
+        return sum(tensor.to_local().numel() for tensor in tensors if tensor.ndim)
+
+    kept = [value for numbers in state.optimiser.state.values() for value in numbers.values()]
+    share = {"weights": held(model.parameters()), "all": sum(p.numel() for p in model.parameters())}
+    path.write_text(json.dumps(share | {"optimiser": held(kept)}))
+
+
+@pytest.mark.slow
+def test_what_two_ranks_see_of_the_validation_split_is_what_one_sees(shapes, tmp_path):
+    """An odd number of images, by weights that do not move: the very histogram."""
+    source = open_dataset(shapes)
+    splits = {"train": source.splits["train"], "val": source.splits["val"][:3]}
+    write_lists(tmp_path / "data.yaml", source.root, splits)
+    settings = SETTINGS | {"optim.rate": 1e-30, "optim.batch_norm": "frozen", "data.batch_size": 4, "epochs": 1}
+    train(tmp_path / "data.yaml", tmp_path / "one", settings=settings, quiet=True)
+    train_on_two_ranks(command(tmp_path / "data.yaml", tmp_path / "two", settings), tmp_path / "two.txt")
+    one, two = (json.loads((tmp_path / name / "summary.json").read_text())["confusion"] for name in ("one", "two"))
+    assert one == two and sum(map(sum, one)) > 0
+
+
+def write_lists(path, root, splits):
+    names = {split: [record.stem for record in records] for split, records in splits.items()}
+    path.write_text(yaml.safe_dump({"path": str(root), "splits": names}))
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -418,3 +418,22 @@ def test_what_cannot_begin_leaves_nothing(shapes, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="tensorboard is not installed"):
         train(shapes, tmp_path / "run", settings=TINY | {"tensorboard": True}, epochs=1, quiet=True)
     train(shapes, tmp_path / "run", settings=TINY, epochs=1, quiet=True)
+
+
+def test_a_disk_that_is_full_says_how_to_go_on(shapes, tmp_path, monkeypatch, small_files, uninterrupted):
+    """The checkpoint before is there, and from it the run ends as it would have."""
+    real, written = Checkpoints.write, []
+
+    def full_at_the_second(self, checkpoint):
+        written.append(checkpoint.step)
+        with small_files(50_000) if len(written) == 2 else nullcontext():
+            real(self, checkpoint)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "write", full_at_the_second)
+        message = r"000000002\.ckpt: cannot be written: .*make room, and go on with fullconv train --resume"
+        with pytest.raises(UsageError, match=message):
+            train(shapes, tmp_path / "run", settings=TINY | {"checkpoint_minutes": 0}, epochs=EPOCHS, quiet=True)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["000000001.ckpt"]
+    train(resume=tmp_path / "run", quiet=True)
+    assert digests(tmp_path / "run") == uninterrupted

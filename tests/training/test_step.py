@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from fullconv import fcn8s
 from fullconv.data import Batch
 from fullconv.errors import FullconvError, NotFinite, UsageError
-from fullconv.training.config import load_config
+from fullconv.models import FCN
+from fullconv.training.config import OptimSection, load_config
 from fullconv.training.loop import accumulate_gradients, step_size, train_step
 from fullconv.training.optim import build_optimiser
 from fullconv.training.runtime import Runtime
+from fullconv.training.words import rate_in_words
 
 
 @pytest.fixture
@@ -89,7 +91,9 @@ def test_an_image_between_the_rows_of_the_loss_costs_nothing(model):
 )
 def test_a_batch_too_large_for_the_memory_is_taken_in_parts(model, batch, monkeypatch, words):
     """A network that runs out of memory above two images ends where one with enough ends."""
-    config, weights, real, seen = load_config("modern"), {"semantic": torch.ones(4)}, model.coarse, []
+    config, weights = load_config("modern", {"optim.jaccard": 0}), {"semantic": torch.ones(4)}
+    monkeypatch.setattr(FCN, "train", lambda model, mode=True: model)  # Batch statistics do depend on the parts.
+    twin, real, seen = copy.deepcopy(model), model.coarse, []
 
     def short_of_memory(images):
         seen.append(len(images))
@@ -98,11 +102,14 @@ def test_a_batch_too_large_for_the_memory_is_taken_in_parts(model, batch, monkey
         return real(images)
 
     monkeypatch.setattr(model, "coarse", short_of_memory)
-    monkeypatch.setattr(model, "train", lambda: model)  # Batch statistics do depend on the parts.
-    runtime = Runtime(device="cpu")
+    runtime, sgd = Runtime(device="cpu"), OptimSection(optimiser="sgd", rate=0.1)
     with pytest.warns(UserWarning, match="out of memory: batches are now taken in 4 parts"):
-        loss = train_step(model, [batch], build_optimiser(model, config.optim), config, runtime, weights)
-    assert seen == [6, 3, 2, 2, 2] and loss > 0
+        loss = train_step(model, [batch], build_optimiser(model, sgd), config, runtime, weights)
+    assert seen == [6, 3, 2, 2, 2]
+    expected = train_step(twin, [batch], build_optimiser(twin, sgd), config, Runtime(device="cpu"), weights)
+    assert loss == pytest.approx(expected, rel=1e-5)
+    for name, tensor in twin.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, msg=lambda text, name=name: name + text)
     train_step(model, [batch], build_optimiser(model, config.optim), config, runtime, weights)
     assert seen[5:] == [2, 2, 2], "later steps start in parts"
 
@@ -243,3 +250,22 @@ def test_recomputing_changes_memory_only(batch, trunk):
     assert less < size and again == pytest.approx(loss)
     torch.testing.assert_close(same, gradients)
     torch.testing.assert_close(kept, statistics)
+
+
+def test_rates_for_both_losses_are_the_same_step(model, batch):
+    """What a run says of its rate: one step on the summed loss is one on the mean at the rate that it comes to."""
+    batch.targets.clamp_(max=3)
+    pixels = batch.targets.numel() / 2**2
+    settings = {"optimiser": "sgd", "momentum": 0, "loss_stride": 2, "jaccard": 0, "balance": 0, "weight_decay": 0}
+    optim = OptimSection(**settings, loss="sum", rate=0.25 / pixels)
+    rate = float(rate_in_words(optim, pixels).split(", as ")[1].split()[0])
+    results = []
+    for changes in ({"loss": "sum", "rate": optim.rate}, {"loss": "mean", "rate": rate}):
+        network = copy.deepcopy(model)
+        config = load_config("modern", {f"optim.{key}": value for key, value in {**settings, **changes}.items()})
+        optimiser = build_optimiser(network, config.optim)
+        train_step(network, [batch], optimiser, config, Runtime(device="cpu"), {"semantic": torch.ones(4)})
+        results.append(network.state_dict())
+    for name, tensor in results[0].items():
+        torch.testing.assert_close(results[1][name], tensor, msg=lambda text, name=name: name + text)
+    assert not torch.equal(tensor, model.state_dict()[name])

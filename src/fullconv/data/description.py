@@ -155,7 +155,7 @@ class Description(BaseModel):
                 part["label_map"] = {int(key): name for key, name in part["label_map"].items()}
         tree["classes"] = [{key: value for key, value in row.items() if value is not None} for row in tree["classes"]]
         text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
-        write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"), "--write")
+        write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"), "choose another --write")
 
 
 def read_description(path: Path) -> Description:

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import UsageError
 
 
-def write_atomically(path: str | Path, write: Callable[[Path], object], option: str = "--out") -> None:
+def write_atomically(path: str | Path, write: Callable[[Path], object], remedy: str = "choose another --out") -> None:
     """Let ``write`` fill a temporary file beside ``path``, then put it in place: never a half-written output.
 
     Missing folders are made. The temporary name keeps the extension, from which writers tell the format.
@@ -16,10 +16,10 @@ def write_atomically(path: str | Path, write: Callable[[Path], object], option: 
     Args:
         path: The output.
         write: Called once with the path to write to.
-        option: The command-line option to name when the output cannot be written.
+        remedy: What to do when the output cannot be written.
 
     Raises:
-        UsageError: The output cannot be written; the message names path, reason and option.
+        UsageError: The output cannot be written; the message names path, reason and remedy.
     """
     path = Path(path)
     try:
@@ -30,7 +30,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object], option: 
         else:
             _write_and_replace(path, write)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be written: {error.strerror or error}; choose another {option}") from error
+        raise UsageError(f"{path}: cannot be written: {error.strerror or error}; {remedy}") from error
 
 
 def _write_and_replace(path: Path, write: Callable[[Path], object]) -> None:

@@ -17,6 +17,7 @@ from .config import ModelConfig
 
 SCHEMA = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+REMEDY = "make room, or choose another folder"
 
 
 def write_model(
@@ -36,8 +37,8 @@ def write_model(
     }
     tensors = {name: tensor.detach().cpu() for name, tensor in state.items()}
     text = json.dumps(record, indent=2) + "\n"
-    write_atomically(folder / WEIGHTS, lambda path: save_tensors(path, tensors), "folder")
-    write_atomically(folder / CONFIG, lambda path: path.write_text(text), "folder")
+    write_atomically(folder / WEIGHTS, lambda path: save_tensors(path, tensors), REMEDY)
+    write_atomically(folder / CONFIG, lambda path: path.write_text(text), REMEDY)
 
 
 def read_model(folder: str | Path) -> tuple[ModelConfig, dict[str, LabelSet], dict[str, Tensor]]:
@@ -45,6 +46,15 @@ def read_model(folder: str | Path) -> tuple[ModelConfig, dict[str, LabelSet], di
 
     Raises:
         ModelError: The folder or one of its files is missing, damaged, or not fullconv's; the message names the file.
+    """
+    return *read_config(folder), _read_tensors(Path(folder) / WEIGHTS)
+
+
+def read_config(folder: str | Path) -> tuple[ModelConfig, dict[str, LabelSet]]:
+    """Return configuration and class tables of a model folder.
+
+    Raises:
+        ModelError: As :func:`read_model`.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -63,7 +73,7 @@ def read_model(folder: str | Path) -> tuple[ModelConfig, dict[str, LabelSet], di
             raise ModelError(
                 f"{path}: task {task!r} has {classes} classes, but its table of names does not; save it again"
             )
-    return config, labels, _read_tensors(folder / WEIGHTS)
+    return config, labels
 
 
 def _read_record(path: Path) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class Checkpoints:
                 file.write(hashlib.file_digest(file, "sha256").digest())
 
         path = self.folder / f"{checkpoint.step:09d}.ckpt"
-        write_atomically(path, write)
+        write_atomically(path, write, "make room, and go on with fullconv train --resume")
         # Those after it were damaged, or it would not have been come to again.
         self._clear([other for other in self._paths() if other <= path][:KEPT])
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from ..data import Augmented, Batch, CachedDataset, DataSource, EpochSampler, Patches, TrainingTransform, collate
 from ..errors import UsageError
-from .config import TrainConfig
+from .config import TrainConfig, changed
 from .interrupt import deaf_to_signals
 
 MULTIPLE, LARGEST_CROP = 32, 512
@@ -157,6 +157,23 @@ def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: in
         generator=torch.Generator(),
     )
     return Feed(loader, batches, epochs, crop, config.evaluations if "val" in source.splits else 0)
+
+
+def resolved(config: TrainConfig, source: DataSource, rank: int = 0, ranks: int = 1) -> TrainConfig:
+    """Return a configuration with what ``auto`` stands for on a data set.
+
+    Raises:
+        UsageError: As :func:`build_feed`.
+    """
+    # Where patches lie does not matter here, and takes a look at all masks.
+    plain = config if config.data.patches == "none" else changed(config, {"data.patches": "uniform"})
+    feed = build_feed(source, plain, rank, ranks)
+    derived = {
+        "epochs": feed.epochs,
+        "data.crop": feed.crop or "none",
+        "model.input_scale": input_scale(config, source),
+    }
+    return changed(config, derived)
 
 
 def derived_epochs(images: int) -> int:

@@ -9,12 +9,12 @@ from typing import Any
 from ..data import DataSource
 from ..errors import NotFinite, UsageError
 from ..files.atomic import write_atomically
-from .config import TrainConfig, all_settings, load_config
+from .config import TrainConfig, all_settings
 from .feed import build_feed
 from .interrupt import Interrupt, leaving_passes
 from .loop import class_pixels, task_weights, train_step
 from .optim import build_optimiser
-from .run import opened
+from .run import asked, opened
 from .runlog import RunLog
 from .runtime import Runtime
 from .stages import started
@@ -69,7 +69,7 @@ def find_rate(
 
     Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3.
     """
-    config = load_config(recipe, all_settings(settings, named))
+    config = asked(recipe, all_settings(settings, named))
     if config.stages or config.minutes is not None:
         raise UsageError("--find-lr tests the rate of one stage: give a recipe without stages, and no --time")
     figure = _figure()

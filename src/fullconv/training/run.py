@@ -10,10 +10,12 @@ import torch
 from ..data import DataSource, open_dataset
 from ..doctor import refuse_bad
 from ..errors import UsageError
+from ..inference import model_folder
+from ..models.folder import read_config
 from .budget import epochs_within
 from .config import TrainConfig, all_settings, changed, load_config
 from .events import summary_writer
-from .feed import build_feed, input_scale
+from .feed import build_feed, input_scale, resolved
 from .loop import TrainResult, fit
 from .network import build_model
 from .progress import TrainingProgress
@@ -66,7 +68,7 @@ def train(
     if data is None or out is None:
         raise UsageError("give a data set and the folder of the run, or resume")
     changes = all_settings(settings, named)
-    config = load_config(recipe, changes)
+    config = asked(recipe, changes)
     _check_stages(config, changes)
     if is_restarted() and is_run(out):
         return _run_again(data, config, RunLog.begun(out), quiet)
@@ -74,14 +76,14 @@ def train(
     if config.minutes is not None:
         config = _fitted(config, source, config.minutes, quiet)
     # What is wrong with a network or with what it would be fed is said before there is a run.
-    _check_feeds(source, config)
+    kept = _resolved(config, source)
     path = None if isinstance(data, DataSource) else data
     if config.stages:
         check_networks(source, config)
-        log.start(config, path)
+        log.start(kept, path)
         return fit_stages(source, config, log, quiet=quiet)
     model = started(source, config, log, quiet=quiet)
-    log.start(config, path)
+    log.start(kept, path)
     return fit(model, source, config, log, quiet=quiet)
 
 
@@ -91,13 +93,28 @@ def _run_again(data: str | Path | DataSource, config: TrainConfig, log: RunLog, 
     Raises:
         UsageError: It is another run, with other settings or on other data.
     """
-    kept, asked = log.config(), with_absolute_paths(config)
-    if asked.minutes is not None:  # Which have chosen these.
+    kept, source = log.config(), opened(data)
+    if config.minutes is not None:  # Which have chosen these.
         chosen = {"epochs": kept.epochs, "model.input_scale": kept.model.input_scale}
-        asked = changed(asked, {"minutes": None} | chosen)
-    if asked != kept or not (isinstance(data, DataSource) or log.data() == Path(data).resolve()):
+        config = changed(config, {"minutes": None} | chosen)
+    same = with_absolute_paths(_resolved(config, source)) == kept
+    if not same or not (isinstance(data, DataSource) or log.data() == Path(data).resolve()):
         raise UsageError(f"{log.folder}: holds another run; choose another --out, or remove it first")
-    return _run(opened(data), kept, log, quiet)
+    return _run(source, kept, log, quiet)
+
+
+def asked(recipe: str, changes: Mapping[str, Any]) -> TrainConfig:
+    """Return the configuration that was asked for; where a model to start from is named and no trunk, with its trunk.
+
+    Raises:
+        UsageError: A setting is unknown or wrong.
+        ModelError: There is no such model.
+    """
+    config = load_config(recipe, changes)
+    if config.model.init is None or "trunk" in config.model.model_fields_set:
+        return config
+    saved, _ = read_config(model_folder(config.model.init))
+    return changed(config, {"model.trunk": saved.trunk})
 
 
 def _check_stages(config: TrainConfig, changes: Mapping[str, Any]) -> None:
@@ -111,19 +128,17 @@ def _check_stages(config: TrainConfig, changes: Mapping[str, Any]) -> None:
             )
 
 
-def _check_feeds(source: DataSource, config: TrainConfig) -> None:
-    """Check, for every stage, that the ranks can share its steps and that what it writes for is installed.
+def _resolved(config: TrainConfig, source: DataSource) -> TrainConfig:
+    """Return what a run is to remember of its configuration: what ``auto`` stands for; stages remember each their own.
 
     Raises:
-        UsageError: One is not so.
+        UsageError: The ranks cannot share the steps of a stage, or TensorBoard is asked for and not installed.
     """
     runtime = Runtime(config.optim.precision)
-    for stage in stage_configs(config) or [config]:
-        # Where patches lie does not matter here, and takes a look at all masks.
-        plain = changed(stage, {"data.patches": "uniform"}) if stage.data.patches != "none" else stage
-        build_feed(source, plain, runtime.rank, runtime.ranks)
-        if stage.tensorboard:
-            summary_writer()
+    stages = [resolved(stage, source, runtime.rank, runtime.ranks) for stage in stage_configs(config) or [config]]
+    if any(stage.tensorboard for stage in stages):
+        summary_writer()
+    return config if config.stages else stages[0]
 
 
 def opened(data: str | Path | DataSource) -> DataSource:

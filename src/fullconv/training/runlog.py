@@ -15,6 +15,7 @@ import torch
 import torchvision
 import yaml
 
+from .. import __version__
 from ..errors import UsageError
 from ..files.atomic import write_atomically
 from ..models import FCN
@@ -178,6 +179,7 @@ def is_run(folder: str | Path) -> bool:
 def environment() -> dict[str, Any]:
     """Return the versions and the machine that a result depends on."""
     return {
+        "fullconv": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,

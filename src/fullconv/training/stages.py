@@ -11,6 +11,7 @@ from ..inference import model_folder
 from ..metrics import Scores
 from ..models import FCN, StartReport, start_from
 from .config import TrainConfig, changed
+from .feed import resolved
 from .loop import TrainResult, fit
 from .network import build_model
 from .progress import TrainingProgress
@@ -64,7 +65,7 @@ def fit_stages(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: b
         if result is not None and stage.model.init is None:
             stage = changed(stage, {"model.init": str(result.run)})
         folder = log.folder / f"stage-{number}-{stage.model.finest_stride}s"
-        stage_log = log.stage(folder, stage)
+        stage_log = log.stage(folder, resolved(stage, source))
         result = finished(stage_log, source)
         if result is None:
             result = fit(started(source, stage, stage_log, quiet=quiet), source, stage, stage_log, quiet=quiet)
