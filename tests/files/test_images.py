@@ -222,7 +222,7 @@ def test_output_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(UsageError, match=r"out.png: cannot be written: No space left on device; choose another --to"):
-        write_atomically(path, fail, "--to")
+        write_atomically(path, fail, "choose another --to")
     assert path.read_bytes() == before
     assert [entry.name for entry in path.parent.iterdir()] == ["out.png"]
 

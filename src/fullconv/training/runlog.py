@@ -8,6 +8,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ import torch
 import torchvision
 import yaml
 
-from .. import __version__
 from ..errors import UsageError
 from ..files.atomic import write_atomically
 from ..models import FCN
@@ -179,7 +179,7 @@ def is_run(folder: str | Path) -> bool:
 def environment() -> dict[str, Any]:
     """Return the versions and the machine that a result depends on."""
     return {
-        "fullconv": __version__,
+        "fullconv": version("fullconv"),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
