@@ -47,6 +47,20 @@ def shapes(tmp_path_factory):
     return folder
 
 
+def stopped(monkeypatch, name, *arguments, **options):
+    """Train until the loop calls its function ``name``: then SIGTERM comes."""
+    real = getattr(loop, name)
+
+    def stopping(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, name, stopping)
+        with pytest.raises(Interrupted):
+            train(*arguments, quiet=True, **options)
+
+
 def digests(run):
     """SHA-256 of the weights, and the metrics without times."""
     import json
@@ -250,16 +264,7 @@ def test_resumed_without_the_weights_of_the_trunk(shapes, tmp_path, monkeypatch)
         "model.input_scale": 1,
     }
     train(shapes, tmp_path / "whole", settings=settings, epochs=0.4, quiet=True)
-    real = loop.train_step
-
-    def stopping(*arguments):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return real(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", stopping)
-        with pytest.raises(Interrupted):
-            train(shapes, tmp_path / "run", settings=settings, epochs=0.4, quiet=True)
+    stopped(monkeypatch, "train_step", shapes, tmp_path / "run", settings=settings, epochs=0.4)
     assert load_config(str(tmp_path / "run" / "config.yaml")).model.trunk_weights == str(tmp_path / "trunk.safetensors")
     (tmp_path / "trunk.safetensors").unlink()
     train(resume=tmp_path / "run", quiet=True)
@@ -333,16 +338,7 @@ def test_what_cannot_be_resumed(shapes, tmp_path):
 
 def test_a_restart_by_torchrun_goes_on_with_no_other_run(shapes, tmp_path, monkeypatch):
     """The folder was refused at first, the rank started again: the run that lies there is not its own."""
-    real = loop.train_step
-
-    def stopping(*arguments):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return real(*arguments)
-
-    monkeypatch.setattr(loop, "train_step", stopping)
-    with pytest.raises(Interrupted):
-        train(shapes, tmp_path / "run", settings=TINY, epochs=EPOCHS, quiet=True)
-    monkeypatch.setattr(loop, "train_step", real)
+    stopped(monkeypatch, "train_step", shapes, tmp_path / "run", settings=TINY, epochs=EPOCHS)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     before = digest_of(tmp_path / "run" / "checkpoints")
     shutil.copytree(shapes, tmp_path / "data")
@@ -393,16 +389,7 @@ def test_dead_scores_are_said_after_a_stop_as_well(shapes, tmp_path, monkeypatch
 
     monkeypatch.setattr(state, "dead_scores", dead)
     train(shapes, tmp_path / "whole", settings=TINY, epochs=EPOCHS, quiet=True)
-    real = loop.validate
-
-    def stopping(*arguments):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return real(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "validate", stopping)
-        with pytest.raises(Interrupted):
-            train(shapes, tmp_path / "run", settings=TINY, epochs=EPOCHS, quiet=True)
+    stopped(monkeypatch, "validate", shapes, tmp_path / "run", settings=TINY, epochs=EPOCHS)
     train(resume=tmp_path / "run", quiet=True)
     assert digests(tmp_path / "run") == digests(tmp_path / "whole")
     assert "warning: dead" in (tmp_path / "run" / "log.jsonl").read_text()
