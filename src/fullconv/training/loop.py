@@ -173,7 +173,7 @@ def end_epoch(
 
     Raises:
         NotFinite: Its weights are not.
-        DataError: An image cannot be scored; the state is kept, but with several ranks.
+        DataError: An image cannot be scored; the state is kept where there is one rank.
         Interrupted: A signal came while it was scored; it will be scored again.
     """
     model, names, matrix, warnings = state.average.model, source.labels.names, None, list[str]()
