@@ -22,21 +22,24 @@ def shared() -> Path:
 def noisy():
     """Give a network random scores, in place: fresh ones are zero, and every pixel is then the first class.
 
-    Each score's mean over an image of noise is 0: features are positive, and without that one class is often
-    the largest at every pixel, so that nothing changes a prediction.
+    Over the image given, or one of noise, each score's mean is 0 and its deviation 1: features are positive, and
+    without that one class is often the largest at every pixel, so that nothing changes a prediction.
     """
 
-    def centre(score, inputs, scores):
-        score.bias.data.sub_(scores.mean((0, 2, 3)))
+    def standardise(score, inputs, scores):
+        deviation, mean = torch.std_mean(scores, (0, 2, 3))
+        score.weight.data.div_(deviation[:, None, None, None])
+        score.bias.data.sub_(mean).div_(deviation)
 
-    def randomise(model):
+    def randomise(model, image=None):
         model.eval()
+        seed = torch.Generator().manual_seed(0)
         hooks = []
         for score in model.heads["semantic"].score.values():
-            torch.nn.init.normal_(score.weight)
-            hooks.append(score.register_forward_hook(centre))
+            torch.nn.init.normal_(score.weight, generator=seed)
+            hooks.append(score.register_forward_hook(standardise))
         with torch.no_grad():
-            model(torch.randn(1, 3, 64, 64))
+            model(torch.randn(1, 3, 64, 64, generator=seed) if image is None else image)
         for hook in hooks:
             hook.remove()
         return model

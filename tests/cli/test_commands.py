@@ -16,6 +16,7 @@ from commands import call
 from fullconv import FCN, open_dataset
 from fullconv.cli import main as main_module
 from fullconv.data.generated import write_shapes
+from fullconv.files.images import read_image
 from fullconv.training.runlog import COLUMNS
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
@@ -151,8 +152,9 @@ def test_evaluate_prints_a_table_and_json(shapes):
 def test_views_change_scores_and_predictions(shapes, tmp_path, noisy):
     """A network whose scores are noise, which every view sees differently."""
     data = shapes / "data"
-    noisy(FCN.from_pretrained(shapes / "run" / "best")).save_pretrained(tmp_path / "noise")
-    image = next((data / "images").iterdir())
+    image = first(data / "images")
+    model = FCN.from_pretrained(shapes / "run" / "best")
+    noisy(model, read_image(image)[None].float()).save_pretrained(tmp_path / "noise")
     scores, labels = [], []
     for views in ((), ("--scales", "0.5,1,1.5", "--mirror")):
         scores.append(json.loads(run("evaluate", tmp_path / "noise", data, "--json", *views).stdout)["mean_iu"])
