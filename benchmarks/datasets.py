@@ -7,6 +7,7 @@
 * ``stanford-dev.yaml``: the training images of ``stanford.yaml`` alone, each fourth of them held out as ``dev``.
 * ``sift.yaml``: SIFT Flow as the paper divides it. ``sift-dev.yaml``: of its training images each eighth is ``dev``.
 * ``nyud.yaml``: NYUDv2, colour alone, ``train.txt`` and ``val.txt`` to train.
+* ``animals.yaml``: of PASCAL VOC 2012 and SBD, five animals and what stands beside them: not its benchmark.
 """
 
 import argparse
@@ -17,6 +18,10 @@ import yaml
 
 SKY = ["sky", "tree", "road", "grass", "water", "building", "mountain", "foreground"]
 SURFACES = {"geometric": {"masks": "surfaces", "classes": ["sky", "horizontal", "vertical"]}}
+VOC = [
+    *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+]
 FOLDS, TEST = 5, 143
 
 
@@ -66,14 +71,21 @@ def nyud(folder: Path) -> dict[str, dict[str, Any]]:
     return {"nyud": {**masks, "splits": {"train": train, "test": "test.txt"}}}
 
 
+def animals(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return the description of the animals of PASCAL VOC."""
+    masks = {"images": "JPEGImages", "masks": "SegmentationClass", "classes": VOC}
+    return {"animals": {**masks, "splits": {"train": "train.txt", "test": "val.txt"}}}
+
+
 def main() -> None:
     """Write them all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="the folder that holds stanford_bg, siftflow and nyudv2")
+    parser.add_argument("data", type=Path, help="the folder that holds stanford_bg, siftflow, nyudv2 and voc_animals")
     parser.add_argument("out", type=Path)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    for folder, describe in (("stanford_bg", stanford), ("siftflow", sift), ("nyudv2", nyud)):
+    sets = {"stanford_bg": stanford, "siftflow": sift, "nyudv2": nyud, "voc_animals": animals}
+    for folder, describe in sets.items():
         path = (options.data / folder).resolve()
         for name, keys in describe(path).items():
             text = yaml.safe_dump({"path": str(path), **keys}, sort_keys=False)

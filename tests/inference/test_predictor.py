@@ -8,7 +8,7 @@ from PIL import Image
 from fullconv import FCN, fcn8s, load
 from fullconv.data.labels import LabelSet
 from fullconv.errors import DataError, ModelError, UsageError
-from fullconv.inference import Predictor
+from fullconv.inference import Predictor, Views
 from fullconv.inference.prediction import colours
 
 RNG = np.random.default_rng(0)
@@ -134,6 +134,17 @@ def test_a_network_of_less_precision_predicts_about_the_same(predictor, precisio
     full, less = (Predictor(model).predict(image) for model in (predictor.model, copied(predictor.model, precision)))
     assert np.abs(full.confidence - less.confidence).mean() < 0.02
     assert (full.labels == less.labels).mean() > 0.95
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_what_is_resized_may_be_of_less_precision(noisy, precision):
+    image = rgb(60, 70)
+    model = noisy(fcn8s("small", 3, input_scale=1.5))
+    full, less = (
+        Predictor(network, views=Views((1.0, 0.5), mirror=True)).predict(image)
+        for network in (model, copied(model, precision))
+    )
+    assert (full.labels == less.labels).mean() > 0.9
 
 
 def copied(model, precision):

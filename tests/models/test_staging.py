@@ -82,6 +82,16 @@ def test_what_is_taken_over_and_what_is_new_is_said(tmp_path):
     assert "heads.object.score.stage3.weight" in report.left_new
 
 
+def test_scores_behind_another_context_are_none(tmp_path):
+    """A coarse network has no others."""
+    network(["sky", "sea"], fcn32s).save_pretrained(tmp_path)
+    new = fcn32s("small", 2, context=4)
+    new.labels["semantic"] = LabelSet.of(["sky", "sea"])
+    report = start_from(new, tmp_path)
+    assert report.classes == {"semantic": ()} and report.new_classes == {"semantic": ("sky", "sea")}
+    assert not new.heads["semantic"].score["context"].weight.any()
+
+
 def test_nothing_of_a_head_is_copied_where_no_class_is_the_same(tmp_path):
     network(["sky", "sea"]).save_pretrained(tmp_path)
     new = fcn8s("small", 2, context="none")

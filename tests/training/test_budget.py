@@ -1,15 +1,20 @@
 """Epochs that fit into a time, with a clock of our own."""
 
+import math
+import time
 from dataclasses import replace
 
 import pytest
 import torch
 
+from fullconv.cli import train as command
 from fullconv.data import write_shapes
+from fullconv.errors import UsageError
 from fullconv.training import budget, run
 from fullconv.training.config import changed, load_config
 from fullconv.training.feed import build_feed
 from fullconv.training.network import build_model
+from fullconv.training.stages import stage_configs
 
 STEP = 0.5
 
@@ -28,6 +33,12 @@ def clock(monkeypatch):
     return now, first
 
 
+def epochs_within(seconds, source, config, folder):
+    """Of one stage, by a clock that begins at 0."""
+    (epochs,) = budget.epochs_within(seconds, source, [config], [1.0], folder)
+    return epochs
+
+
 @pytest.mark.parametrize(
     ("seconds", "slow"),
     [(60.0, [2.0] * 3), (300.0, [10.0] * 3), (3000.0, [10.0] * 3), (1500.0, [2.0] * 10), (3000.0, [2.0] * 10)],
@@ -37,13 +48,21 @@ def test_the_epochs_fit_and_no_more_would(tmp_path, clock, seconds, slow):
     first += slow
     source = write_shapes(tmp_path, count=60, sizes=(40, 48))
     config = load_config("modern", {"model.trunk": "small", "data.crop": 32, "data.batch_size": 4})
-    model = build_model(config, source)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    chance = torch.get_rng_state()
-    epochs = budget.epochs_within(seconds, model, source, config)
+    epochs = epochs_within(seconds, source, config, tmp_path)
     steps = len(source.splits["train"]) // 4
     left = seconds - now[0]
     assert epochs * steps * STEP <= left < (epochs + 0.01) * steps * STEP / budget.MARGIN
+    assert not (tmp_path / budget.TRIAL_RUN).exists()
+
+
+def test_trial_steps_change_nothing(tmp_path):
+    source = write_shapes(tmp_path, count=6, sizes=(40, 48))
+    config = load_config("modern", {"model.trunk": "small", "data.crop": 32, "data.batch_size": 4})
+    model = build_model(config, source)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    chance = torch.get_rng_state()
+    cost = budget.measured(1.0, model, source, config, tmp_path)
+    assert cost.epoch > 0 and cost.evaluation > 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), chance)
 
@@ -54,7 +73,7 @@ def test_evaluations_are_those_that_will_be(tmp_path, clock, monkeypatch, second
     monkeypatch.setattr(budget, "_evaluation_seconds", lambda *arguments: 20.0)
     source = write_shapes(tmp_path, count=60, sizes=(40, 48))
     config = load_config("modern", {"model.trunk": "small", "data.crop": 32, "data.batch_size": 4})
-    epochs = budget.epochs_within(seconds, build_model(config, source), source, config)
+    epochs = epochs_within(seconds, source, config, tmp_path)
     left = budget.MARGIN * (seconds - now[0])
 
     def spent(epochs):
@@ -73,7 +92,7 @@ def test_a_short_time_is_not_spent_on_trials(tmp_path, clock):
     first += [4.0] * 20
     source = write_shapes(tmp_path, count=60, sizes=(40, 48))
     config = load_config("modern", {"model.trunk": "small", "data.crop": 32, "data.batch_size": 4})
-    budget.epochs_within(60.0, build_model(config, source), source, config)
+    epochs_within(60.0, source, config, tmp_path)
     assert now[0] == 4.0 * budget.FEWEST
 
 
@@ -82,15 +101,15 @@ def test_what_is_written_at_the_end_of_an_epoch_is_counted(tmp_path, clock, monk
     now, _ = clock
     real = getattr(owner, name)
 
-    def slowly(*arguments):
+    def slowly(*arguments, **options):
         now[0] += 3.0
-        real(*arguments)
+        real(*arguments, **options)
 
     monkeypatch.setattr(owner, name, slowly)
     source = write_shapes(tmp_path, count=60, sizes=(40, 48))
     source = replace(source, splits={"train": source.splits["train"]})
     config = load_config("modern", {"model.trunk": "small", "data.crop": 32, "data.batch_size": 4})
-    epochs = budget.epochs_within(1000.0, build_model(config, source), source, config)
+    epochs = epochs_within(1000.0, source, config, tmp_path)
     steps = len(source.splits["train"]) // 4
     assert epochs == pytest.approx(budget.MARGIN * (1000 - now[0]) / (steps * STEP + 3.0), rel=0.05)
 
@@ -102,7 +121,7 @@ def test_next_to_nothing_may_fit(tmp_path, clock, seconds):
     first += [0.01] * 1000 if seconds <= 0 else []  # They must end.
     source = write_shapes(tmp_path, count=20, sizes=(40, 48))
     config = load_config("modern", {"model.trunk": "small", "data.crop": 32})
-    assert budget.epochs_within(seconds, build_model(config, source), source, config) == 0.01
+    assert epochs_within(seconds, source, config, tmp_path) == 0.01
     assert now[0] < 1 or seconds == 1.0
 
 
@@ -111,7 +130,7 @@ def test_next_to_nothing_may_fit(tmp_path, clock, seconds):
     [(2.0, "1.5 minutes hold 2 epochs"), (1.5, "hold 1.5 epochs"), (0.5, "warning: 1.5 minutes hold 0.5 epochs")],
 )
 def test_what_fits_is_said(tmp_path, monkeypatch, capsys, epochs, said):
-    monkeypatch.setattr(run, "epochs_within", lambda *arguments: epochs)
+    monkeypatch.setattr(budget, "epochs_within", lambda *arguments: [epochs])
     source = write_shapes(tmp_path / "data", count=20, sizes=(40, 48))
     settings = {"model.trunk": "small", "data.crop": 32, "minutes": 1.5}
     assert run.train(source, tmp_path / "run", settings=settings).epochs == epochs
@@ -126,13 +145,13 @@ def test_images_are_enlarged_where_the_time_holds_a_third_of_the_epochs(
 ):
     """Of ten training images 200 epochs are derived."""
 
-    def within(seconds, model, source, config):
-        return enlarged if model.input_scale == 2 else 4 * enlarged
+    def within(end, source, stages, wanted, folder):
+        return [enlarged if stages[0].model.input_scale in ("auto", 2) else 4 * enlarged]
 
-    monkeypatch.setattr(run, "epochs_within", within)
+    monkeypatch.setattr(budget, "epochs_within", within)
     source = write_shapes(tmp_path / "data", count=12, sizes=(40, 48))
     settings = {"model.trunk": "small", "model.input_scale": chosen, "epochs": "auto"}
-    config = run._fitted(load_config("modern", settings), source, 20.0, quiet=False)
+    config = budget.fitted(load_config("modern", settings), source, 20.0, tmp_path)
     assert (config.model.input_scale, config.epochs) == (scale, enlarged * (4 if scale == 1 else 1))
     assert ("images are not enlarged" in capsys.readouterr().err) == (scale == 1)
 
@@ -148,6 +167,103 @@ def test_what_the_run_does_once_more_is_counted(tmp_path, clock, monkeypatch):
     monkeypatch.setattr(budget, "class_pixels", slowly)
     source = write_shapes(tmp_path, count=60, sizes=(40, 48))
     config = load_config("modern", {"model.trunk": "small", "data.crop": 32, "data.batch_size": 4})
-    epochs = budget.epochs_within(60.0, build_model(config, source), source, config)
-    steps, left = len(source.splits["train"]) // 4, budget.MARGIN * (50.0 - now[0])
+    epochs = epochs_within(60.0, source, config, tmp_path)
+    steps, left = len(source.splits["train"]) // 4, budget.MARGIN * (60.0 - now[0]) - 10
     assert epochs * steps * STEP <= left < (epochs + 0.02) * steps * STEP
+
+
+@pytest.mark.parametrize(("seconds", "evaluation"), [(900.0, 0.0), (900.0, 20.0), (60.0, 0.0)])
+def test_the_epochs_of_stages_stay_in_proportion(tmp_path, clock, monkeypatch, seconds, evaluation):
+    """Steps of the second take three times as long."""
+    now, _ = clock
+
+    def step(model, batches, optimiser, config, *_):
+        now[0] += STEP * (3 if config.seed else 1)
+        return 1.0
+
+    monkeypatch.setattr(budget, "train_step", step)
+    monkeypatch.setattr(budget, "_evaluation_seconds", lambda *arguments: evaluation)
+    source = write_shapes(tmp_path, count=60, sizes=(40, 48))
+    settings = {"model.trunk": "small", "data.crop": 32, "data.batch_size": 4}
+    config = load_config("modern", settings | {"stages": [{"epochs": 2}, {"epochs": 1, "seed": 1}]})
+    first, second = epochs = budget.epochs_within(seconds, source, stage_configs(config), [2.0, 1.0], tmp_path)
+    assert first == pytest.approx(2 * second, abs=0.02)
+    left, steps = budget.MARGIN * (seconds - now[0]), len(source.splits["train"]) // 4
+
+    def spent(first, second):
+        scored = sum(min(math.ceil(number), config.evaluations) for number in (first, second))
+        return steps * STEP * (first + 3 * second) + evaluation * scored
+
+    assert spent(*epochs) <= left < spent(first + 0.05, second + 0.025) + (evaluation and 2 * evaluation)
+
+
+def test_a_time_holds_stages(tmp_path, monkeypatch, capsys):
+    """They are trained for as long as was chosen for each; what the run remembers says so."""
+    monkeypatch.setattr(budget, "epochs_within", lambda *arguments: [1.5, 0.5])
+    source = write_shapes(tmp_path / "data", count=20, sizes=(40, 48))
+    settings = {"model.trunk": "small", "model.input_scale": 1, "data.crop": 32, "minutes": 3}
+    settings["stages"] = [{"epochs": 3}, {"seed": 1}]
+    assert run.train(source, tmp_path / "run", settings=settings).epochs == 2
+    assert "warning: 3 minutes hold 1.5 + 0.5 epochs, by trial steps" in capsys.readouterr().err
+    kept = load_config(str(tmp_path / "run" / "config.yaml"))
+    assert kept.minutes is None and kept.stages == ({"epochs": 1.5}, {"seed": 1, "epochs": 0.5})
+
+
+def test_epochs_and_a_time_are_one_too_many(tmp_path):
+    with pytest.raises(UsageError, match="leave epochs out"):
+        run.train(tmp_path, tmp_path / "run", settings={"minutes": 3, "epochs": 2})
+
+
+@pytest.mark.parametrize("stages", [False, True])
+def test_stopped_in_its_trial_steps_a_run_can_be_resumed(tmp_path, monkeypatch, stages):
+    """It measures them again."""
+
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    settings = {"model.trunk": "small", "data.crop": 32, "minutes": 1e-5}
+    if stages:
+        settings["stages"] = [{"seed": 1}, {"seed": 2}]
+    write_shapes(tmp_path / "data", count=8, sizes=(40, 48))
+    with monkeypatch.context() as patch:
+        patch.setattr(budget, "train_step", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run.train(tmp_path / "data", tmp_path / "run", settings=settings, quiet=True)
+    asked = load_config(str(tmp_path / "run" / "config.yaml"))
+    assert asked.minutes == 1e-5 and asked.epochs == "auto"
+    result = run.train(resume=tmp_path / "run", quiet=True)
+    assert result.epochs == (0.02 if stages else 0.01)
+    assert load_config(str(tmp_path / "run" / "config.yaml")).minutes is None
+
+
+@pytest.mark.parametrize(("words", "seconds"), [("90s", 90), ("3m", 180), ("0.5h", 1800)])
+def test_the_time_of_the_command_line_is_what_there_is(tmp_path, monkeypatch, words, seconds):
+    """From ``--time`` to the seconds that the epochs must fit into."""
+    ends = []
+
+    def within(end, source, stages, wanted, folder):
+        ends.append(end - time.monotonic())
+        return [0.01]
+
+    monkeypatch.setattr(budget, "epochs_within", within)
+    write_shapes(tmp_path / "data", count=6, sizes=(40, 48))
+    command.train(tmp_path / "data", tmp_path / "run", trunk="small", settings=["model.input_scale=1"], time=words)
+    assert ends == [pytest.approx(seconds, abs=5)]
+
+
+@pytest.mark.parametrize(("enlarged", "scale"), [(35.0, "auto"), (30.0, 1)])
+def test_stages_are_enlarged_where_the_time_holds_a_third_of_the_epochs(tmp_path, monkeypatch, enlarged, scale):
+    """Of 200, all stages together: what they name is a proportion. One that names a scale keeps it."""
+    monkeypatch.setattr(budget, "epochs_within", lambda *arguments: [enlarged, enlarged])
+    source = write_shapes(tmp_path / "data", count=12, sizes=(40, 48))
+    stages = [{"epochs": 2}, {"epochs": 2, "model.input_scale": 1.5}]
+    config = load_config("modern", {"model.trunk": "small", "stages": stages})
+    fitted = budget.fitted(config, source, 20.0, tmp_path)
+    assert [stage.model.input_scale for stage in stage_configs(fitted)] == [scale, 1.5]
+
+
+def test_the_slowest_rank_decides(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(budget.Runtime, "largest", lambda self, number: max(number, -budget.GRAINS // 2))
+    source = write_shapes(tmp_path, count=60, sizes=(40, 48))
+    config = load_config("modern", {"model.trunk": "small", "data.crop": 32, "data.batch_size": 4})
+    assert epochs_within(600.0, source, config, tmp_path) == 0.5

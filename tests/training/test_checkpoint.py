@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from fullconv.errors import ModelError, UsageError
 from fullconv.files import tensors
 from fullconv.training import checkpoint as module
-from fullconv.training.checkpoint import KEPT, Checkpoint, Checkpoints, read_checkpoint
+from fullconv.training.checkpoint import KEPT, Checkpoint, Checkpoints
 
 
 def checkpoint(step: int) -> Checkpoint:
@@ -68,9 +68,7 @@ def test_every_cut_and_flip_is_noticed_and_the_one_before_used(tmp_path):
             place = chance.randrange(len(whole))
             damaged = whole[:place] + bytes([whole[place] ^ 1 << chance.randrange(8)]) + whole[place + 1 :]
         newest.write_bytes(damaged)
-        with pytest.raises(ModelError, match=r"000000002\.ckpt: damaged checkpoint"):
-            read_checkpoint(newest)
-        with pytest.warns(UserWarning, match="damaged checkpoint .* passed over"):
+        with pytest.warns(UserWarning, match=r"000000002\.ckpt: damaged checkpoint .* passed over"):
             assert same(checkpoints.latest(), checkpoint(1))
 
 

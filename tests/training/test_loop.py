@@ -13,8 +13,8 @@ from fullconv.data import open_dataset, write_shapes
 from fullconv.errors import DataError, ModelError, NotFinite, UsageError
 from fullconv.evaluation import evaluate
 from fullconv.models import FCN
-from fullconv.training import loop
-from fullconv.training.checkpoint import read_checkpoint
+from fullconv.training import loop, progress, rates
+from fullconv.training.checkpoint import Checkpoints
 from fullconv.training.config import load_config
 from fullconv.training.feed import (
     build_feed,
@@ -116,12 +116,13 @@ def test_recipes_run(shapes, tmp_path, recipe):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"optim.optimiser": "sgd", "optim.schedule": "onecycle", "optim.rate": 0.01},
+        {"optim.optimiser": "sgd", "optim.schedule": "onecycle", "optim.rate": 0.01, "optim.momentum": 0.5},
         {"optim.precision": "bf16"},
         {"optim.balance": 0.5, "optim.label_smoothing": 0.1},
         {"optim.loss": "sum", "optim.rate": 1e-6, "optim.clip": 1.0},
         {"model.finest_stride": 4, "model.scaled_skips": True, "model.learnable_upsampling": True},
         {"data.crop": "none", "data.cache_mb": 0, "data.replacement": True},
+        {"optim.average": 0, "optim.jaccard": 0, "optim.momentum": 0.5, "data.flip": 0, "data.colour": 0},
     ],
 )
 def test_every_setting_is_followed(shapes, tmp_path, settings):
@@ -162,8 +163,8 @@ def test_a_loss_that_explodes_stops_the_run_and_keeps_nothing_of_it(shapes, tmp_
     with pytest.raises(NotFinite, match=r"lower optim\.rate"):
         run(shapes, tmp_path / "run", epochs=30, settings=settings | {"optim.rate": 1e10})
     assert not (tmp_path / "run" / "best").exists()
-    kept = [tensor for path in (tmp_path / "run").rglob("*.ckpt") for tensor in read_checkpoint(path).tensors.values()]
-    assert kept and all(bool(torch.isfinite(tensor).all()) for tensor in kept)
+    kept = Checkpoints(tmp_path / "run" / "checkpoints").latest()
+    assert kept is not None and all(bool(torch.isfinite(tensor).all()) for tensor in kept.tensors.values())
 
 
 @pytest.mark.parametrize("often", [0, 5])
@@ -415,3 +416,58 @@ def test_the_configuration_that_is_kept_says_what_was_derived(shapes, tmp_path):
     asked = load_config("modern", settings | {"epochs": "auto"})
     assert resolved(asked, shapes).epochs == derived_epochs(len(shapes.splits["train"]))
     assert resolved(load_config("paper-heavy"), shapes).data.crop == "none"
+
+
+def test_a_model_to_start_from_brings_its_context(shapes, tmp_path):
+    """So that its scores are of the same features; another one, asked for, leaves none of them, and that is said."""
+    model = fcn8s("small", shapes.labels.num_classes, context=24)
+    model.labels["semantic"] = shapes.labels
+    model.save_pretrained(tmp_path / "saved")
+    settings = {"data.crop": 32, "model.init": str(tmp_path / "saved"), "model.input_scale": 1}
+    same = train(shapes, tmp_path / "same", settings=settings, epochs=0.01, quiet=True).run
+    assert FCN.from_pretrained(same / "best").config.context == 24
+    coarse = {"model.finest_stride": 32, "model.context": 8}
+    other = train(shapes, tmp_path / "other", settings=settings | coarse, epochs=0.01, quiet=True).run
+    assert FCN.from_pretrained(other / "best").config.context == 8
+    reports = [json.loads((run / "transplant.json").read_text()) for run in (same, other)]
+    assert [report["classes"]["semantic"] for report in reports] == [list(shapes.labels.names), []]
+
+
+def test_the_state_is_kept_every_five_minutes(shapes, tmp_path, monkeypatch):
+    """Each step takes two of them."""
+    now, steps, kept, real = [0.0], [], [], loop.train_step
+
+    def step(*arguments):
+        now[0] += 120
+        steps.append(real(*arguments))
+        return steps[-1]
+
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(loop, "train_step", step)
+    monkeypatch.setattr(Checkpoints, "write", lambda self, checkpoint: kept.append(checkpoint.step))
+    run(shapes, tmp_path / "run", settings={"data.batch_size": 1})
+    assert len(steps) == 10 and kept == [3, 6, 9]
+
+
+def test_every_step_is_shown(shapes, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SILENCE", -1)
+    train(shapes, tmp_path / "run", settings={**TINY, "data.batch_size": 5}, epochs=1)
+    shown = re.findall(r"step (\d)/2  loss [\d.]+ .*images/s  ([\d.]+) GiB", capsys.readouterr().err)
+    assert [step for step, _ in shown] == ["1", "2"] and all(0 < float(memory) < 64 for _, memory in shown)
+
+
+def test_what_a_run_remembers_makes_the_same_run(shapes, tmp_path):
+    """Also where another context was set than the model's that it began with."""
+    fcn8s("small", shapes.labels.num_classes, context=24).save_pretrained(tmp_path / "saved")
+    settings = {**TINY, "model.init": str(tmp_path / "saved"), "model.context": 8}
+    run(shapes, tmp_path / "one", settings=settings)
+    train(shapes, tmp_path / "again", recipe=str(tmp_path / "one" / "config.yaml"), quiet=True)
+    assert same(weights(tmp_path / "one" / "last"), weights(tmp_path / "again" / "last"))
+
+
+def test_a_run_folder_that_cannot_be_is_refused_at_once(shapes, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(loop, "train_step", None)
+    for find in (run, partial(rates.find_rate, settings=TINY)):
+        with pytest.raises(UsageError, match=r"file/run: cannot be written .*; choose another --out"):
+            find(shapes, tmp_path / "file" / "run")

@@ -56,7 +56,9 @@ def test_a_bar_on_a_terminal(monkeypatch):
         for _ in range(3):
             progress.step(state(1, 0.75), images=8, memory=3 << 29)
     shown = re.sub(r"\x1b\[[\d;?]*\w", "", stream.getvalue())
-    assert re.search(r"epoch 1  loss 0\.750  mean IU 0\.432  [\d.]+ images/s  1\.5 GiB .* 3/10 ", shown)
+    assert re.search(
+        r"epoch 1  loss 0\.750  mean IU 0\.432  [\d.]+ images/s  1\.5 GiB .* 3/10 0:00:\d\d (-:--:--|0:00:\d\d)", shown
+    )
 
 
 def test_quiet_says_nothing(clock, monkeypatch):

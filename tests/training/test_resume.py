@@ -18,15 +18,16 @@ import torchvision
 from safetensors.torch import save_file
 
 from commands import call, start
-from fullconv import open_dataset, train
+from fullconv import fcn8s, open_dataset, train
 from fullconv.data import write_shapes
 from fullconv.errors import DataError, UsageError
 from fullconv.inference import Predictor
 from fullconv.models import FCN
-from fullconv.training import loop, run, state
+from fullconv.training import budget, loop, run, state
 from fullconv.training.checkpoint import Checkpoints
 from fullconv.training.config import load_config
 from fullconv.training.interrupt import Interrupted
+from fullconv.training.runlog import RunLog
 
 TINY = {
     "model.trunk": "small",
@@ -99,10 +100,52 @@ def test_interrupted_after_any_step(shapes, tmp_path, monkeypatch, uninterrupted
     with pytest.raises(Interrupted, match="SIGTERM: saved; fullconv train --resume") as stopped:
         train(shapes, tmp_path / "run", settings=TINY, epochs=EPOCHS, quiet=True)
     assert stopped.value.exit_code == 143
-    monkeypatch.undo()
+    monkeypatch.setattr(loop, "train_step", lambda *arguments: steps.append(real(*arguments)) or steps[-1])
     train(resume=tmp_path / "run", quiet=True)
+    assert len(steps) == 12, "none is taken twice"
     assert digests(tmp_path / "run") == uninterrupted
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_interrupted_while_an_epoch_is_ended(shapes, tmp_path, monkeypatch, uninterrupted, epoch):
+    """While the last weights are written, after all that is looked at otherwise."""
+    real, written = RunLog.save, []
+
+    def stopping(self, model, name):
+        written.append(name)
+        if written.count("last") == epoch:
+            os.kill(os.getpid(), signal.SIGTERM)
+        real(self, model, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "save", stopping)
+        with pytest.raises(Interrupted, match="SIGTERM: saved"):
+            train(shapes, tmp_path / "run", settings=TINY, epochs=EPOCHS, quiet=True)
+    assert written.count("last") == epoch
+    train(resume=tmp_path / "run", quiet=True)
+    assert digests(tmp_path / "run") == uninterrupted
+
+
+def test_interrupted_while_a_stage_is_ended(shapes, tmp_path, monkeypatch):
+    """The next one does not begin. A stage may be resumed alone, too."""
+    settings = TINY | {"epochs": 1, "stages": [{"seed": 1}, {"seed": 2}]}
+    train(shapes, tmp_path / "whole", settings=settings, quiet=True)
+    real = RunLog.save
+
+    def stopping(self, model, name):
+        real(self, model, name)
+        if name == "last":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "save", stopping)
+        with pytest.raises(Interrupted, match=r"fullconv train --resume .*run$"):
+            train(shapes, tmp_path / "run", settings=settings, quiet=True)
+    assert not (tmp_path / "run" / "stage-2-8s").exists()
+    train(resume=tmp_path / "run" / "stage-1-8s", quiet=True)
+    train(resume=tmp_path / "run", quiet=True)
+    assert digest_of(tmp_path / "run" / "best") == digest_of(tmp_path / "whole" / "best")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +172,8 @@ def test_interrupted_in_the_middle(shapes, tmp_path, monkeypatch, owner, name, c
             os.kill(os.getpid(), signal.SIGINT)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(owner, name, stopping)
+    # Called as the training begins: to build a network is to call its layers, too.
+    monkeypatch.setattr(loop, "same_step", lambda *arguments: monkeypatch.setattr(owner, name, stopping))
     with pytest.raises(Interrupted) as stopped:
         train(source, tmp_path / "run", settings=settings, epochs=EPOCHS, quiet=True)
     assert stopped.value.exit_code == 130
@@ -338,16 +382,50 @@ def test_what_cannot_be_resumed(shapes, tmp_path):
 
 def test_a_restart_by_torchrun_goes_on_with_no_other_run(shapes, tmp_path, monkeypatch):
     """The folder was refused at first, the rank started again: the run that lies there is not its own."""
-    stopped(monkeypatch, "train_step", shapes, tmp_path / "run", settings=TINY, epochs=EPOCHS)
+    stopped(monkeypatch, "validate", shapes, tmp_path / "run", settings=TINY, epochs=EPOCHS)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    done = Checkpoints(tmp_path / "run" / "checkpoints").latest().step
     before = digest_of(tmp_path / "run" / "checkpoints")
     shutil.copytree(shapes, tmp_path / "data")
     for data, epochs in ((shapes, 3), (tmp_path / "data", EPOCHS)):
         with pytest.raises(UsageError, match="run: holds another run; choose another --out"):
             train(data, tmp_path / "run", settings=TINY, epochs=epochs, quiet=True)
     assert digest_of(tmp_path / "run" / "checkpoints") == before
+    steps, real = [], loop.train_step
+    monkeypatch.setattr(loop, "train_step", lambda *arguments: steps.append(real(*arguments)) or steps[-1])
     train(shapes, tmp_path / "run", settings=TINY, epochs=EPOCHS, quiet=True)
-    assert (tmp_path / "run" / "summary.json").is_file()
+    assert (tmp_path / "run" / "summary.json").is_file() and 0 < len(steps) == 12 - done < 12
+
+
+@pytest.mark.parametrize("stages", [False, True])
+def test_a_restart_by_torchrun_knows_what_a_time_has_chosen(shapes, tmp_path, monkeypatch, stages):
+    """Before it had chosen, and after; also where the model is gone that the run began with."""
+    fcn8s("small", 5, context=8).save_pretrained(tmp_path / "model")
+    settings = {key: value for key, value in TINY.items() if key not in ("model.trunk", "model.context")}
+    settings |= {"minutes": 1e-5, "model.init": str(tmp_path / "model")}
+    if stages:
+        settings["stages"] = [{"seed": 1, "data.scale": (0.8, 1.25)}, {"seed": 2}]
+    for owner in (budget, loop):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, "train_step", killed)
+            with pytest.raises(Killed):
+                train(shapes, tmp_path / "run", settings=settings, quiet=True)
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    if not stages:
+        (tmp_path / "model").rename(tmp_path / "gone")
+        with pytest.raises(UsageError, match="holds another run"):
+            train(shapes, tmp_path / "run", settings=settings | {"optim.rate": 1e-5}, quiet=True)
+        (tmp_path / "gone").rename(tmp_path / "model")
+    result = train(shapes, tmp_path / "run", settings=settings, quiet=True)
+    assert result.epochs == (0.02 if stages else 0.01)
+
+
+class Killed(BaseException):
+    """A process that ends at once."""
+
+
+def killed(*_):
+    raise Killed
 
 
 def digest_of(folder):
@@ -404,6 +482,7 @@ def test_what_cannot_begin_leaves_nothing(shapes, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
     with pytest.raises(UsageError, match="tensorboard is not installed"):
         train(shapes, tmp_path / "run", settings=TINY | {"tensorboard": True}, epochs=1, quiet=True)
+    assert not (tmp_path / "run").exists()
     train(shapes, tmp_path / "run", settings=TINY, epochs=1, quiet=True)
 
 
@@ -422,5 +501,10 @@ def test_a_disk_that_is_full_says_how_to_go_on(shapes, tmp_path, monkeypatch, sm
         with pytest.raises(UsageError, match=message):
             train(shapes, tmp_path / "run", settings=TINY | {"checkpoint_minutes": 0}, epochs=EPOCHS, quiet=True)
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["000000001.ckpt"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "write", lambda *arguments: None)
+        message = r"model\.safetensors: cannot be written: .*; make room, and go on with fullconv train --resume"
+        with small_files(50_000), pytest.raises(UsageError, match=message):
+            train(resume=tmp_path / "run", quiet=True)
     train(resume=tmp_path / "run", quiet=True)
     assert digests(tmp_path / "run") == uninterrupted

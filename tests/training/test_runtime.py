@@ -64,3 +64,21 @@ def test_only_bf16_and_many_weights_matter(layer, monkeypatch):
     assert "forward" not in vars(prepared(layer, "fp32")[0])
     monkeypatch.undo()
     assert "forward" not in vars(prepared(layer)[0])
+
+
+@pytest.mark.parametrize("kind", ["BatchNorm2d", "BatchNormAct2d"])
+def test_synchronised_statistics_of_one_rank_are_its_own(monkeypatch, kind):
+    """Also of timm's layers, which are activations as well."""
+    if kind == "BatchNorm2d":
+        layer: nn.BatchNorm2d = nn.BatchNorm2d(5)
+    else:
+        layer = pytest.importorskip("timm.layers", reason="needs the extra 'timm'").BatchNormAct2d(5)
+    nn.init.normal_(layer.weight)
+    nn.init.normal_(layer.bias)
+    monkeypatch.setattr(runtime, "_added", lambda tensor: tensor)
+    images, twin = torch.randn(3, 5, 7, 9), copy.deepcopy(layer)
+    for network in (layer, twin):
+        network.train()
+    torch.testing.assert_close(runtime._synchronised(layer, images), twin(images))
+    torch.testing.assert_close(layer.state_dict(), twin.state_dict())
+    assert kind == "BatchNorm2d" or twin(images).min() == 0

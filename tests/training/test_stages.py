@@ -149,9 +149,3 @@ def test_what_a_model_brings_cannot_be_set_beside_it(shapes, saved, tmp_path, ch
     with pytest.raises(UsageError, match=message):
         train(shapes, tmp_path / "run", settings=settings | changes, quiet=True)
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").iterdir())
-
-
-def test_a_time_is_for_one_stage(shapes, tmp_path):
-    settings = {key: value for key, value in SETTINGS.items() if key != "epochs"} | {"minutes": 1}
-    with pytest.raises(UsageError, match="without stages"):
-        train(shapes, tmp_path / "run", recipe="staged", settings=settings, quiet=True)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 import warnings
 
 import pytest
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from fullconv import fcn8s
 from fullconv.data import Batch
 from fullconv.errors import FullconvError, NotFinite, UsageError
+from fullconv.losses import soft_jaccard
 from fullconv.models import FCN
 from fullconv.training.config import OptimSection, load_config
 from fullconv.training.loop import accumulate_gradients, step_size, train_step
@@ -74,6 +76,20 @@ def test_a_loss_on_some_rows_and_columns(model, batch, stride):
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()))
 
 
+def test_the_jaccard_loss_is_of_each_fourth_row_and_column(model, batch):
+    """Twin: that loss of those of the whole logits, beside torch's cross-entropy."""
+    loss, found = gradients(model, [batch], jaccard=0.5, loss_stride=1)
+    model.zero_grad()
+    logits, weights = model(batch.images), torch.tensor([1.0, 2.0, 0.5, 1.0])
+    some = slice(2, None, 4)
+    expected = F.cross_entropy(logits, batch.targets, weights, ignore_index=255)
+    expected = expected + 0.5 * soft_jaccard(logits[:, :, some, some], batch.targets[:, some, some], 255)
+    expected.backward()
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-5)
+    for parameter, gradient in zip((p for p in model.parameters() if p.grad is not None), found, strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()))
+
+
 def test_an_image_between_the_rows_of_the_loss_costs_nothing(model):
     pixel = Batch(torch.rand(1, 3, 1, 1) * 255, torch.zeros(1, 1, 1, dtype=torch.long), ("a",), 255)
     assert gradients(model, [pixel], loss_stride=2)[0] == 0
@@ -82,6 +98,7 @@ def test_an_image_between_the_rows_of_the_loss_costs_nothing(model):
 @pytest.mark.parametrize(
     "words",
     [
+        "",
         "DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes",
         "could not create a primitive",
         "CUDA error: out of memory",
@@ -98,7 +115,7 @@ def test_a_batch_too_large_for_the_memory_is_taken_in_parts(model, batch, monkey
     def short_of_memory(images):
         seen.append(len(images))
         if len(images) > 2:
-            raise RuntimeError(words)
+            raise RuntimeError(words) if words else MemoryError
         return real(images)
 
     monkeypatch.setattr(model, "coarse", short_of_memory)
@@ -252,15 +269,17 @@ def test_recomputing_changes_memory_only(batch, trunk):
     torch.testing.assert_close(kept, statistics)
 
 
-def test_rates_for_both_losses_are_the_same_step(model, batch):
-    """What a run says of its rate: one step on the summed loss is one on the mean at the rate that it comes to."""
+def test_what_is_said_of_both_losses_is_the_same_step(model, batch):
+    """A step on the summed loss is one on the mean, at the rate, the decay and the weight that it comes to."""
     batch.targets.clamp_(max=3)
     pixels = batch.targets.numel() / 2**2
-    settings = {"optimiser": "sgd", "momentum": 0, "loss_stride": 2, "jaccard": 0, "balance": 0, "weight_decay": 0}
-    optim = OptimSection(**settings, loss="sum", rate=0.25 / pixels)
-    rate = float(rate_in_words(optim, pixels).split(", as ")[1].split()[0])
+    settings = {"optimiser": "sgd", "momentum": 0, "loss_stride": 2, "balance": 0}
+    summed = {"loss": "sum", "rate": 0.25 / pixels, "weight_decay": 0.5 * pixels, "jaccard": 0.5 * pixels}
+    said = rate_in_words(OptimSection(**settings, **summed), pixels)
+    there = re.search(r", as (\S+) \(weight_decay (\S+), jaccard (\S+)\) on the mean", said)
+    mean = dict(zip(("rate", "weight_decay", "jaccard"), map(float, there.groups()), strict=True))
     results = []
-    for changes in ({"loss": "sum", "rate": optim.rate}, {"loss": "mean", "rate": rate}):
+    for changes in (summed, {"loss": "mean", **mean}):
         network = copy.deepcopy(model)
         config = load_config("modern", {f"optim.{key}": value for key, value in {**settings, **changes}.items()})
         optimiser = build_optimiser(network, config.optim)

@@ -49,8 +49,14 @@ def test_scores_without_gradient():
 
 def test_rates_in_both_units():
     """The same steps: a rate on the sum is that rate × pixels on the mean."""
-    heavy = rate_in_words(OptimSection(optimiser="sgd", rate=1e-10, momentum=0.99, loss="sum"), 180_000.0)
+    heavy = rate_in_words(
+        OptimSection(optimiser="sgd", rate=1e-10, momentum=0.99, loss="sum", weight_decay=0), 180_000.0
+    )
     assert "1e-10 on the summed loss, as 1.8e-05 on the mean" in heavy and "0.0018" in heavy
     mean = rate_in_words(OptimSection(optimiser="sgd", rate=1.8e-5, momentum=0.9, loss="mean"), 180_000.0)
-    assert "1.8e-05 on the mean loss, as 1e-10 on the sum" in mean
-    assert "the same for a mean and a summed loss" in rate_in_words(OptimSection(), 10.0)
+    assert "1.8e-05 (weight_decay 0.01) on the mean loss, as 1e-10 (weight_decay 1.8e+03) on the sum over" in mean
+    adam = rate_in_words(OptimSection(jaccard=0.5), 10.0)
+    assert adam == (
+        "rate 0.001 (jaccard 0.5) on the mean loss, as 0.001 (jaccard 5) on the sum over about 10 pixels a step "
+        "(AdamW: the same rate for both)"
+    )

@@ -153,3 +153,18 @@ def test_weights_that_cannot_be_downloaded_are_said(monkeypatch):
         trunk("resnet18", weights="imagenet")
     with pytest.raises(URLError):
         trunk("resnet18")
+
+
+def test_weights_that_were_not_downloaded_whole_are_said(monkeypatch):
+    def half(*_, **__):
+        raise RuntimeError('invalid hash value (expected "f37072fd", got "a0")')
+
+    monkeypatch.setattr(torchvision.models, "get_model", half)
+    with pytest.raises(ModelError, match=r"the weights of resnet18 cannot be downloaded \(invalid hash value"):
+        trunk("resnet18", weights="imagenet")
+
+
+def test_a_network_of_timm_without_weights_is_named():
+    pytest.importorskip("timm", reason="needs the extra 'timm'")
+    with pytest.raises(ModelError, match="timm has no weights of vovnet39a: give the path of a file"):
+        trunk("timm:vovnet39a", weights="imagenet")

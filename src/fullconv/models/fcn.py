@@ -126,15 +126,19 @@ class FCN(nn.Module):
         if self.config is not None:
             self.config = self.config.model_copy(update={"normalisation": moments})
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, *, remedy: str = "make room, or choose another folder") -> None:
         """Write ``config.json`` and ``model.safetensors``, each whole or not at all.
+
+        Args:
+            folder: Where to; it is made if need be.
+            remedy: What the error says to do where that cannot be written.
 
         Raises:
             UsageError: The folder cannot be written, or the network was put together by hand.
         """
         if self.config is None:
             raise UsageError("a network put together by hand has no configuration to save: build it with from_config")
-        write_model(folder, self.config, self.labels, self.state_dict())
+        write_model(folder, self.config, self.labels, self.state_dict(), remedy)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "FCN":

@@ -17,11 +17,14 @@ from .config import ModelConfig
 
 SCHEMA = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-REMEDY = "make room, or choose another folder"
 
 
 def write_model(
-    folder: str | Path, config: ModelConfig, labels: Mapping[str, LabelSet], state: Mapping[str, Tensor]
+    folder: str | Path,
+    config: ModelConfig,
+    labels: Mapping[str, LabelSet],
+    state: Mapping[str, Tensor],
+    remedy: str,
 ) -> None:
     """Write a model folder; each file appears whole or not at all, ``config.json`` last.
 
@@ -37,8 +40,8 @@ def write_model(
     }
     tensors = {name: tensor.detach().cpu() for name, tensor in state.items()}
     text = json.dumps(record, indent=2) + "\n"
-    write_atomically(folder / WEIGHTS, lambda path: save_tensors(path, tensors), REMEDY)
-    write_atomically(folder / CONFIG, lambda path: path.write_text(text), REMEDY)
+    write_atomically(folder / WEIGHTS, lambda path: save_tensors(path, tensors), remedy)
+    write_atomically(folder / CONFIG, lambda path: path.write_text(text), remedy)
 
 
 def read_model(folder: str | Path) -> tuple[ModelConfig, dict[str, LabelSet], dict[str, Tensor]]:

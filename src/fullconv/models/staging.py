@@ -32,9 +32,9 @@ class StartReport(TransplantReport):
 def start_from(model: FCN, folder: str | Path) -> StartReport:
     """Copy what fits of a saved network into ``model``, and report what was copied and what is new.
 
-    Trunk, context and normalisation are taken over whole. Of each task's head, the scores of a class go to the class of
-    the same name, for features times the network's own fixed factors; scores of other classes, and of taps that the
-    saved network does not score, stay as they are.
+    Trunk and normalisation are taken over whole, and the context where both have the same. Of each task's head, the
+    scores of a class go to the class of the same name, for features times the network's own fixed factors; scores of
+    other classes, and of taps that the saved network does not score, stay as they are.
 
     Args:
         model: The network to start.
@@ -61,6 +61,10 @@ def start_from(model: FCN, folder: str | Path) -> StartReport:
     if saved.config is not None and saved.config.normalisation is not None:
         model.normalise_as(saved.config.normalisation)
     report = transplant(state, model)
+    for task in same:  # Behind another context, scores are none of the same features.
+        scores = [name for name in report.copied if name.startswith(f"{HEADS}{task}.score.")]
+        if not any(name.endswith(".weight") for name in scores):
+            same[task] = ()
     return StartReport(
         **vars(report) | {"unused": (*report.unused, *unused)},
         classes=same,

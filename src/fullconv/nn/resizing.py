@@ -25,4 +25,5 @@ def resize_to(x: Float[Tensor, "n c h w"], size: Size) -> Float[Tensor, "n c h2 
     """Return ``x`` bilinearly resized, averaged where it shrinks; ``x`` itself where it has that size."""
     if x.shape[-2:] == tuple(size):
         return x
-    return F.interpolate(x, size=tuple(size), mode="bilinear", antialias=True)  # type: ignore[arg-type]
+    wide = x.float() if x.dtype.itemsize < 4 else x  # On a processor, torch cannot average in half precision.
+    return F.interpolate(wide, size=tuple(size), mode="bilinear", antialias=True).to(x.dtype)  # type: ignore[arg-type]

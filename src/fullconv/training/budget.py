@@ -1,8 +1,13 @@
 """How many epochs fit into a time: measured, not guessed."""
 
 import copy
-import tempfile
+import math
+import shutil
 import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,13 +15,16 @@ from ..data import DataSource
 from ..evaluation import confusion
 from ..inference import Predictor
 from ..models import FCN
-from .config import TrainConfig
-from .feed import build_feed
+from .config import TrainConfig, changed
+from .feed import build_feed, input_scale, resolved
 from .interrupt import Interrupt, leaving_passes
 from .loop import class_pixels, task_weights, train_step
+from .network import build_model
 from .optim import build_optimiser
+from .progress import TrainingProgress
 from .runlog import RunLog
-from .runtime import Runtime
+from .runtime import Runtime, is_first
+from .stages import stage_configs
 
 TRIAL, LEAST = 0.02, 11
 """Share of the time that trial steps may take, and how many of them are taken even if they take longer …"""
@@ -27,18 +35,149 @@ LONGEST, FEWEST = 0.15, 3
 MARGIN = 0.95
 """Share of the time that is planned for; the rest is for what was not measured."""
 
+TRIAL_RUN = ".trial"
+"""Where in the run folder a model is written to see how long that takes."""
 
-def epochs_within(seconds: float, model: FCN, source: DataSource, config: TrainConfig) -> float:
-    """Return how many epochs, with all that ends one, take at most ``seconds``: in hundredths, at least one of them.
+GRAINS = 10**6
+"""The share of the epochs that fits is found to one in so many."""
+
+ENOUGH = 1 / 3
+"""The share of the derived epochs from which enlarged images are worth their time (measured: docs/results.md)."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a training takes, in seconds.
+
+    Attributes:
+        once: Before its first step.
+        epoch: Each epoch, with what is written at its end.
+        evaluation: Each evaluation of the validation split.
+        evaluations: How many of them there are; no epoch has more than one.
+    """
+
+    once: float
+    epoch: float
+    evaluation: float
+    evaluations: int
+
+    def of(self, epochs: float) -> float:
+        """Return the seconds of so many epochs."""
+        return self.once + self.epoch * epochs + self.evaluation * min(math.ceil(epochs), self.evaluations)
+
+
+def fitted(
+    config: TrainConfig, source: DataSource, minutes: float, folder: Path, *, quiet: bool = False
+) -> TrainConfig:
+    """Return a configuration with as many epochs as fit into the time, and say how many; those of stages in proportion.
+
+    Small images are not enlarged by themselves where that leaves time for less than a third of the derived epochs.
+
+    Args:
+        config: How to train, but for the epochs.
+        source: The data set.
+        minutes: Wall-clock time for the whole run, from now.
+        folder: The run's, where a model is written to see how long that takes.
+        quiet: Print nothing.
+
+    Raises:
+        UsageError: A network cannot be built, or images cannot be fed to it.
+        ModelError: A weight file cannot be used.
+    """
+    end, config, said = time.monotonic() + 60 * minutes, changed(config, {"minutes": None}), list[str]()
+    stages = stage_configs(config) or [config]
+    wanted = [float(resolved(stage, source).epochs) for stage in stages]
+    derived = max(float(resolved(changed(stage, {"epochs": "auto"}), source).epochs) for stage in stages)
+    chosen: list[dict[str, Any]] = [{} for _ in stages]
+    epochs = epochs_within(end, source, stages, wanted, folder)
+    scales = [input_scale(stage, source) if stage.model.input_scale == "auto" else 1.0 for stage in stages]
+    if max(scales) > 1 and sum(epochs) < ENOUGH * derived:
+        said.append(
+            f"images are not enlarged: {minutes:g} minutes hold {_sum(epochs)} epochs of them {max(scales):g} times as "
+            f"large, less than a third of {derived:g}"
+        )
+        chosen = [{"model.input_scale": 1} if scale > 1 else {} for scale in scales]
+        stages = [changed(stage, small) for stage, small in zip(stages, chosen, strict=True)]
+        epochs = epochs_within(end, source, stages, wanted, folder)
+    line = f"{minutes:g} minutes hold {_sum(epochs)} epochs, by trial steps"
+    said.append(line if min(epochs) >= 1 else f"warning: {line}: not every image will be seen")
+    TrainingProgress(0, quiet=quiet or not is_first()).say(*said)
+    return _with(config, [more | {"epochs": number} for more, number in zip(chosen, epochs, strict=True)])
+
+
+def as_chosen(config: TrainConfig, other: TrainConfig) -> TrainConfig:
+    """Return a configuration with what its time has chosen in another, where both have as many stages."""
+    config = changed(config, {"minutes": None})
+    if len(config.stages) != len(other.stages):
+        return config
+    scale = "model.input_scale"
+    own = {scale: config.model.input_scale}
+    theirs = other.stages or ({"epochs": other.epochs, scale: other.model.input_scale},)
+    left_open = [
+        {"epochs", scale} if (own | stage)[scale] == "auto" else {"epochs"} for stage in config.stages or ({},)
+    ]
+    pairs = zip(left_open, theirs, strict=True)
+    return _with(config, [{name: stage[name] for name in names & stage.keys()} for names, stage in pairs])
+
+
+def _with(config: TrainConfig, chosen: Sequence[Mapping[str, Any]]) -> TrainConfig:
+    """Return a configuration with what was chosen for each of its stages, or for itself where it has none."""
+    if not config.stages:
+        return changed(config, chosen[0])
+    stages = tuple(stage | dict(more) for stage, more in zip(config.stages, chosen, strict=True))
+    return changed(config, {"stages": stages})
+
+
+def epochs_within(
+    end: float, source: DataSource, stages: Sequence[TrainConfig], wanted: Sequence[float], folder: Path
+) -> list[float]:
+    """Return as many epochs of every stage as fit, in the proportion wanted: in hundredths, at least one of them.
+
+    Args:
+        end: By when the last of them is to be done, with all that ends it, on the monotonic clock; where that is
+            over, next to nothing fits.
+        source: The data set.
+        stages: How they will be trained.
+        wanted: Epochs of each.
+        folder: The run's.
+    """
+    share_of_each, costs = (end - time.monotonic()) / len(stages), list[Cost]()
+    for stage in stages:
+        torch.manual_seed(stage.seed)
+        costs.append(measured(share_of_each, build_model(stage, source), source, stage, folder))
+    share = _largest_share(MARGIN * (end - time.monotonic()), costs, wanted)
+    # The slowest rank decides.
+    share = -Runtime().largest(-int(GRAINS * share)) / GRAINS
+    return [max(1, int(100 * share * epochs)) / 100 for epochs in wanted]
+
+
+def _largest_share(seconds: float, costs: Sequence[Cost], wanted: Sequence[float]) -> float:
+    """Return the largest share of the epochs wanted that fits into a time."""
+
+    def fits(share: float) -> bool:
+        return sum(cost.of(share * epochs) for cost, epochs in zip(costs, wanted, strict=True)) <= seconds
+
+    low, high = 0.0, 1.0
+    while fits(high):
+        high *= 2
+    while high - low > 1 / GRAINS:
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def measured(seconds: float, model: FCN, source: DataSource, config: TrainConfig, folder: Path) -> Cost:
+    """Return what a training takes.
 
     A copy of the network takes some steps on real batches, of which the second half counts: the first are slower. It
     also predicts a few images, and is written once. The network, and torch's generator, are left as they were.
 
     Args:
-        seconds: Wall-clock time for the whole run, from now; where none is left, next to nothing fits.
+        seconds: What there is for the training, of which a small share is taken here.
         model: The network to be trained.
         source: The data set.
         config: How it will be trained.
+        folder: The run's.
     """
     start, runtime = time.monotonic(), Runtime(config.optim.precision)
     gpus = [] if runtime.device.type == "cpu" else [runtime.device]
@@ -48,7 +187,7 @@ def epochs_within(seconds: float, model: FCN, source: DataSource, config: TrainC
         before = time.monotonic()
         weights = task_weights(class_pixels(source), config, runtime)
         feed = build_feed(source, config, runtime.rank, runtime.ranks)
-        again = time.monotonic() - before  # The run will look at all masks once more.
+        once = time.monotonic() - before  # The run will look at all masks once more.
         optimiser = build_optimiser(trial, config.optim)
         times, before = [], time.monotonic()
         with leaving_passes(trial, Interrupt()):
@@ -60,24 +199,21 @@ def epochs_within(seconds: float, model: FCN, source: DataSource, config: TrainC
                 enough = len(times) >= LEAST and spent > TRIAL * seconds
                 if runtime.largest(enough or (len(times) >= FEWEST and spent > LONGEST * seconds)):
                     break
-        measured = sorted(times[len(times) // 2 :])
-        saving = _saving_seconds(trial)
-        epoch = feed.steps_an_epoch * measured[len(measured) // 2] + saving
+        late = sorted(times[len(times) // 2 :])
+        saving = _saving_seconds(trial, folder / TRIAL_RUN)
+        epoch = feed.steps_an_epoch * late[len(late) // 2] + saving
         evaluation = saving + _evaluation_seconds(trial, source) / runtime.ranks if "val" in source.splits else 0.0
-    left = MARGIN * (seconds - again - (time.monotonic() - start))
-    # Up to so many epochs, each begun one ends with an evaluation; more have no more of them.
-    few = [min(number, (left - number * evaluation) / epoch) for number in range(1, config.evaluations)]
-    epochs = max(*few, (left - config.evaluations * evaluation) / epoch, 0.01)
-    # The slowest rank decides.
-    return -runtime.largest(-int(100 * epochs)) / 100
+    return Cost(once, epoch, evaluation, config.evaluations)
 
 
-def _saving_seconds(model: FCN) -> float:
+def _saving_seconds(model: FCN, folder: Path) -> float:
     start = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
+    if is_first():
+        shutil.rmtree(folder, ignore_errors=True)  # Of a process that was killed.
         log = RunLog(folder)
         log.save(model, "last")
         log.rewrite([{}])
+        shutil.rmtree(folder, ignore_errors=True)
     return time.monotonic() - start
 
 
@@ -88,3 +224,7 @@ def _evaluation_seconds(model: FCN, source: DataSource) -> float:
     confusion(predictor, (source.read_sample(record) for record in few))
     model.train()
     return (time.monotonic() - start) / len(few) * len(records)
+
+
+def _sum(numbers: Iterable[float]) -> str:
+    return " + ".join(f"{number:g}" for number in numbers)

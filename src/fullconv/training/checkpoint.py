@@ -23,6 +23,9 @@ SCHEMA = 3
 KEPT = 2
 """How many checkpoints stay: the newest, and the one before should that be damaged."""
 
+GO_ON = "make room, and go on with fullconv train --resume"
+"""What to do where a run cannot write any more."""
+
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -66,7 +69,7 @@ class Checkpoints:
                 file.write(hashlib.file_digest(file, "sha256").digest())
 
         path = self.folder / f"{checkpoint.step:09d}.ckpt"
-        write_atomically(path, write, "make room, and go on with fullconv train --resume")
+        write_atomically(path, write, GO_ON)
         # Those after it were damaged, or it would not have been come to again.
         self._clear([other for other in self._paths() if other <= path][:KEPT])
 
@@ -98,15 +101,6 @@ class Checkpoints:
         half_written = [path for path in self.folder.glob(".*") if path.is_file()]
         for path in {*self._paths(), *half_written} - {*keep}:
             path.unlink(missing_ok=True)
-
-
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Return the checkpoint in a file.
-
-    Raises:
-        ModelError: It cannot be read, a byte of it has changed, or another version wrote it.
-    """
-    return _parsed(path, _read_whole(path))
 
 
 def _read_whole(path: Path) -> bytes:

@@ -142,7 +142,8 @@ class TrainConfig(_Section):
             small sets are seen more often.
         evaluations: How many times the validation split is scored (never more than once an epoch).
         seed: Of weights, order and augmentation.
-        minutes: Instead of ``epochs``: the time for the whole run, by which a measured number of them is chosen.
+        minutes: Instead of ``epochs``: the time for the whole run, by which a measured number of them is chosen; those
+            of stages stay in proportion.
         stages: Settings that differ from one stage to the next, such as ``{"model.finest_stride": 16}``: every stage
             starts from the weights of the one before.
         checkpoint_minutes: How often the state is saved from which ``--resume`` goes on; 0 after every step.
@@ -164,7 +165,8 @@ class TrainConfig(_Section):
     @field_validator("stages")
     @classmethod
     def _dotted(cls, stages: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
-        return tuple(dict(_leaves(stage)) for stage in stages)
+        # As they are in a file, where pairs are lists.
+        return tuple({key: list(v) if isinstance(v, tuple) else v for key, v in _leaves(stage)} for stage in stages)
 
     @model_validator(mode="after")
     def _scales_in_order(self) -> "TrainConfig":
@@ -177,6 +179,14 @@ class TrainConfig(_Section):
     def _patches_have_a_size(self) -> "TrainConfig":
         if self.data.patches != "none" and self.data.crop == "none":
             raise UsageError("patches need a size: set data.crop to the height and width of a patch")
+        return self
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainConfig":
+        if self.minutes is not None and self.epochs != "auto":
+            raise UsageError(
+                "minutes (--time) chooses the epochs of the run: leave epochs out (those of stages are a proportion)"
+            )
         return self
 
     @model_validator(mode="after")

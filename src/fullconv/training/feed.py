@@ -170,6 +170,7 @@ def resolved(config: TrainConfig, source: DataSource, rank: int = 0, ranks: int 
     feed = build_feed(source, plain, rank, ranks)
     derived = {
         "epochs": feed.epochs,
+        "minutes": None,
         "data.crop": feed.crop or "none",
         "model.input_scale": input_scale(config, source),
     }

@@ -88,7 +88,7 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
         clock.past = state.seconds
     same_step(state, runtime)
     log.rewrite(state.records)
-    events = Events(log.folder, state.epoch) if config.tensorboard and log.writes else None
+    events = Events(log.folder, len(state.records) + 1) if config.tensorboard and log.writes else None
     progress = TrainingProgress(state.steps, done=state.step, quiet=quiet or not log.writes)
     progress.say(*describe(model, source, feed, config, runtime))
     for task, part in tasks(source).items():
@@ -112,6 +112,7 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
             if events:
                 show_epoch(events, state, source, runtime)
             progress.say(*describe_epoch(state.records[-1], feed.last_epoch))
+            stop_if_asked(interrupt, state, log, clock, runtime)
     if state.best is None:
         log.save(state.average.model, "best")
     scores = None if state.best is None else Scores.from_confusion(state.best, source.labels.names)
@@ -174,7 +175,7 @@ def end_epoch(
     Raises:
         NotFinite: Its weights are not.
         DataError: An image cannot be scored; the state is kept where there is one rank.
-        Interrupted: A signal came while it was scored; it will be scored again.
+        Interrupted: A signal came while it was scored or kept; it will be scored again.
     """
     model, names, matrix, warnings = state.average.model, source.labels.names, None, list[str]()
     runtime.align(model)
@@ -192,6 +193,7 @@ def end_epoch(
         elif state.best is None or mean_iu(matrix, names) >= mean_iu(state.best, names):
             state.best = matrix
             log.save(model, "best")
+    stop_if_asked(interrupt, state, log, clock, runtime)  # Not after another half a gigabyte.
     log.save(model, "last")
     record = epoch_record(state, names, matrix, clock.seconds)
     if matrix is not None:
@@ -254,7 +256,7 @@ def train_step(
             with suppress(Abandoned):
                 losses = accumulate_gradients(model, parts, size, config, runtime, class_weights)
             break
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             restore()
             runtime.halve(batches, error)
         except ValueError as error:

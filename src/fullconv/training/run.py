@@ -1,30 +1,25 @@
 """``train``: from a data set and settings to a run folder, begun or resumed, in one stage or several."""
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ..data import DataSource, open_dataset
 from ..doctor import refuse_bad
 from ..errors import UsageError
 from ..inference import model_folder
 from ..models.folder import read_config
-from .budget import epochs_within
-from .config import TrainConfig, all_settings, changed, load_config
+from .budget import as_chosen, fitted
+from .config import TrainConfig, all_settings, changed, load_config, recipe_names
 from .events import summary_writer
-from .feed import build_feed, input_scale, resolved
+from .feed import resolved
 from .loop import TrainResult, fit
-from .network import build_model
-from .progress import TrainingProgress
 from .runlog import RunLog, is_run, with_absolute_paths
-from .runtime import Runtime, is_first, is_restarted
+from .runtime import Runtime, is_restarted
 from .stages import check_networks, finished, fit_stages, stage_configs, started
 
-ENOUGH = 1 / 3
-"""The share of the derived epochs from which enlarged images are worth their time (measured: docs/results.md)."""
+BROUGHT = ("trunk", "context")
+"""Of a network, what the model decides from which it starts."""
 
 
 def train(
@@ -68,53 +63,58 @@ def train(
     if data is None or out is None:
         raise UsageError("give a data set and the folder of the run, or resume")
     changes = all_settings(settings, named)
-    config = asked(recipe, changes)
+    kept = RunLog.begun(out).config() if is_restarted() and is_run(out) else None
+    config = asked(recipe, changes, kept)
     _check_stages(config, changes)
-    if is_restarted() and is_run(out):
-        return _run_again(data, config, RunLog.begun(out), quiet)
+    if kept is not None:
+        return _run_again(data, config, kept, RunLog.begun(out), quiet)
     source, log = opened(data), RunLog(out)
-    if config.minutes is not None:
-        config = _fitted(config, source, config.minutes, quiet)
     # What is wrong with a network or with what it would be fed is said before there is a run.
-    kept = _resolved(config, source)
-    path = None if isinstance(data, DataSource) else data
-    if config.stages:
-        check_networks(source, config)
-        log.start(kept, path)
-        return fit_stages(source, config, log, quiet=quiet)
-    model = started(source, config, log, quiet=quiet)
-    log.start(kept, path)
-    return fit(model, source, config, log, quiet=quiet)
+    kept = _remembered(config, source)
+    check_networks(source, config)
+    log.start(kept, None if isinstance(data, DataSource) else data)
+    return _run(source, config, log, quiet)
 
 
-def _run_again(data: str | Path | DataSource, config: TrainConfig, log: RunLog, quiet: bool) -> TrainResult:
+def _run_again(
+    data: str | Path | DataSource, config: TrainConfig, kept: TrainConfig, log: RunLog, quiet: bool
+) -> TrainResult:
     """Go on with a run after a rank had failed; where that was after its end, return what it ended with.
 
     Raises:
         UsageError: It is another run, with other settings or on other data.
     """
-    kept, source = log.config(), opened(data)
-    if config.minutes is not None:  # Which have chosen these.
-        chosen = {"epochs": kept.epochs, "model.input_scale": kept.model.input_scale}
-        config = changed(config, {"minutes": None} | chosen)
-    same = with_absolute_paths(_resolved(config, source)) == kept
+    source = opened(data)
+    if config.minutes is not None and kept.minutes is None:
+        config = as_chosen(config, kept)
+    same = with_absolute_paths(_remembered(config, source)) == kept
     if not same or not (isinstance(data, DataSource) or log.data() == Path(data).resolve()):
         raise UsageError(f"{log.folder}: holds another run; choose another --out, or remove it first")
     return _run(source, kept, log, quiet)
 
 
-def asked(recipe: str, changes: Mapping[str, Any]) -> TrainConfig:
-    """Return the configuration that was asked for; where a model to start from is named and no trunk, with its trunk.
+def asked(recipe: str, changes: Mapping[str, Any], kept: TrainConfig | None = None) -> TrainConfig:
+    """Return the configuration that was asked for; where a model to start from is named, with its trunk and context.
+
+    What the caller sets, or a recipe file of the caller's names, comes before those.
+
+    Args:
+        recipe: As for :func:`train`.
+        changes: Dotted settings.
+        kept: What the run remembers, if it has begun: the model that it started from may be gone.
 
     Raises:
         UsageError: A setting is unknown or wrong.
         ModelError: There is no such model.
     """
     config = load_config(recipe, changes)
-    if config.model.init is None or "trunk" in config.model.model_fields_set:
+    if config.model.init is None:
         return config
-    saved, _ = read_config(model_folder(config.model.init))
-    return changed(config, {"model.trunk": saved.trunk})
+    told = {name for name in BROUGHT if f"model.{name}" in changes}
+    if recipe not in recipe_names():
+        told |= config.model.model_fields_set
+    saved = read_config(model_folder(config.model.init))[0] if kept is None else kept.model
+    return changed(config, {f"model.{name}": getattr(saved, name) for name in BROUGHT if name not in told})
 
 
 def _check_stages(config: TrainConfig, changes: Mapping[str, Any]) -> None:
@@ -128,8 +128,8 @@ def _check_stages(config: TrainConfig, changes: Mapping[str, Any]) -> None:
             )
 
 
-def _resolved(config: TrainConfig, source: DataSource) -> TrainConfig:
-    """Return what a run is to remember of its configuration: what ``auto`` stands for; stages remember each their own.
+def _remembered(config: TrainConfig, source: DataSource) -> TrainConfig:
+    """Return what a run is to remember: what ``auto`` stands for, unless stages do so, or a time is yet to choose.
 
     Raises:
         UsageError: The ranks cannot share the steps of a stage, or TensorBoard is asked for and not installed.
@@ -138,7 +138,7 @@ def _resolved(config: TrainConfig, source: DataSource) -> TrainConfig:
     stages = [resolved(stage, source, runtime.rank, runtime.ranks) for stage in stage_configs(config) or [config]]
     if any(stage.tensorboard for stage in stages):
         summary_writer()
-    return config if config.stages else stages[0]
+    return config if config.stages or config.minutes is not None else stages[0]
 
 
 def opened(data: str | Path | DataSource) -> DataSource:
@@ -152,36 +152,12 @@ def opened(data: str | Path | DataSource) -> DataSource:
     return source
 
 
-def _fitted(config: TrainConfig, source: DataSource, minutes: float, quiet: bool) -> TrainConfig:
-    """Return the configuration with as many epochs as fit into the time, and say how many that are."""
-    if config.stages or config.epochs != "auto":
-        raise UsageError(
-            "minutes (--time) chooses the epochs of one stage: leave out epochs, and give a recipe without stages"
-        )
-    start, said = time.monotonic(), []
-    epochs = _epochs_within(60 * minutes, source, config)
-    derived, larger = build_feed(source, config).epochs, input_scale(config, source)
-    if config.model.input_scale == "auto" and larger > 1 and epochs < ENOUGH * derived:
-        said.append(
-            f"images are not enlarged: {minutes:g} minutes hold {epochs:g} epochs of them {larger:g} times as large, "
-            f"less than a third of {derived:g}"
-        )
-        config = changed(config, {"model.input_scale": 1})
-        epochs = _epochs_within(60 * minutes - (time.monotonic() - start), source, config)
-    line = f"{minutes:g} minutes hold {epochs:g} epochs, by trial steps"
-    said.append(line if epochs >= 1 else f"warning: {line}: not every image will be seen")
-    TrainingProgress(0, quiet=quiet or not is_first()).say(*said)
-    return changed(config, {"epochs": epochs, "minutes": None})
-
-
-def _epochs_within(seconds: float, source: DataSource, config: TrainConfig) -> float:
-    torch.manual_seed(config.seed)
-    return epochs_within(seconds, build_model(config, source), source, config)
-
-
 def _run(source: DataSource, config: TrainConfig, log: RunLog, quiet: bool) -> TrainResult:
     if result := finished(log, source):
         return result
+    if config.minutes is not None:
+        config = fitted(config, source, config.minutes, log.folder, quiet=quiet)
+        log.remember(_remembered(config, source))
     if config.stages:
         return fit_stages(source, config, log, quiet=quiet)
     return fit(started(source, config, log, quiet=quiet), source, config, log, quiet=quiet)

@@ -4,11 +4,11 @@ import copy
 import csv
 import io
 import json
+import os
 import platform
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,18 @@ import torch
 import torchvision
 import yaml
 
+from .. import __version__
 from ..errors import UsageError
 from ..files.atomic import write_atomically
 from ..models import FCN
 from ..trunks import DOWNLOAD
-from .checkpoint import Checkpoint, Checkpoints
+from .checkpoint import GO_ON, Checkpoint, Checkpoints
 from .config import TrainConfig, changed, load_config
 from .runtime import is_first
 
 CONFIG, SUMMARY = "config.yaml", "summary.json"
-LEFT_OVER = ("env.json", "transplant.json")
-"""What is written before ``config.yaml``: alone they are left of a run that was killed while it began."""
+ENVIRONMENT, TRANSPLANT = "env.json", "transplant.json"
+"""What may be there without ``config.yaml``: left of a run, or of a search for a rate, that was killed as it began."""
 
 COLUMNS = ("epoch", "loss", "pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu", "seconds")
 
@@ -48,12 +49,11 @@ class RunLog:
         self.writes = is_first()
         if not self.writes:
             return
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            occupied = any(path.name not in LEFT_OVER and path.name[0] != "." for path in self.folder.iterdir())
-        except OSError as error:
-            raise UsageError(f"{self.folder}: cannot be written ({error.strerror}); choose another --out") from error
-        if occupied:
+        there = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
+        if not there.is_dir() or not os.access(there, os.R_OK | os.W_OK | os.X_OK):
+            raise UsageError(f"{self.folder}: cannot be written ({there} is no folder of yours); choose another --out")
+        inside = self.folder.iterdir() if there == self.folder else ()
+        if any(path.name not in (ENVIRONMENT, TRANSPLANT) and path.name[0] != "." for path in inside):
             raise UsageError(f"{self.folder}: already holds files; choose another --out, or remove it first")
 
     @classmethod
@@ -82,7 +82,7 @@ class RunLog:
         """Return the log of a stage of this run in a folder inside it: begun, finished, or new."""
         if self.writes and not (folder / CONFIG).is_file():
             shutil.rmtree(folder, ignore_errors=True)
-            RunLog(folder).start(config)
+            RunLog(folder).start(config, self._data())
         log = copy.copy(self)
         log.folder = folder
         return log
@@ -106,16 +106,25 @@ class RunLog:
         Raises:
             UsageError: It was an opened data set, which must be given again.
         """
-        path = json.loads((self.folder / "env.json").read_text()).get("data")
-        if path is None:
+        if (path := self._data()) is None:
             raise UsageError(f"{self.folder}: was started from Python on an opened data set; give it again as data")
-        return Path(path)
+        return path
+
+    def _data(self) -> Path | None:
+        path = json.loads((self.folder / ENVIRONMENT).read_text()).get("data")
+        return None if path is None else Path(path)
 
     def start(self, config: TrainConfig, data: str | Path | None = None) -> None:
         """Write what the run was asked to do, and on what, with paths that hold from anywhere; ``config.yaml`` last."""
         if not self.writes:
             return
-        self.write_json("env.json", environment() | {"data": None if data is None else str(Path(data).resolve())})
+        self.write_json(ENVIRONMENT, environment() | {"data": None if data is None else str(Path(data).resolve())})
+        self.remember(config)
+
+    def remember(self, config: TrainConfig) -> None:
+        """Write what the run is asked to do, in the place of what was known before."""
+        if not self.writes:
+            return
         text = yaml.safe_dump(with_absolute_paths(config).model_dump(mode="json"), sort_keys=False)
         write_atomically(self.folder / CONFIG, lambda path: path.write_text(text))
 
@@ -124,17 +133,17 @@ class RunLog:
         if not self.writes:
             return
         lines = "".join(json.dumps(record) + "\n" for record in records)
-        write_atomically(self.folder / "log.jsonl", lambda path: path.write_text(lines))
+        write_atomically(self.folder / "log.jsonl", lambda path: path.write_text(lines), GO_ON)
         table = io.StringIO(newline="")
         writer = csv.DictWriter(table, COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: record.get(name, "") for name in COLUMNS} for record in records)
-        write_atomically(self.folder / "metrics.csv", lambda path: path.write_text(table.getvalue()))
+        write_atomically(self.folder / "metrics.csv", lambda path: path.write_text(table.getvalue()), GO_ON)
 
     def save(self, model: FCN, name: str) -> None:
         """Save the network as ``best`` (by validation score; the last where there is no such split) or ``last``."""
         if self.writes:
-            model.save_pretrained(self.folder / name)
+            model.save_pretrained(self.folder / name, remedy=GO_ON)
 
     def write_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Write what ``--resume`` goes on from.
@@ -147,16 +156,16 @@ class RunLog:
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Write what the run ended with, after which it cannot be resumed."""
-        self.write_json(SUMMARY, summary)
+        self.write_json(SUMMARY, summary, GO_ON)
         if self.writes:
             self.checkpoints.remove()
 
-    def write_json(self, name: str, record: dict[str, Any]) -> None:
+    def write_json(self, name: str, record: dict[str, Any], remedy: str = "choose another --out") -> None:
         """Write a JSON file into the run folder, whole or not at all."""
         if not self.writes:
             return
         text = json.dumps(record, indent=2) + "\n"
-        write_atomically(self.folder / name, lambda path: path.write_text(text))
+        write_atomically(self.folder / name, lambda path: path.write_text(text), remedy)
 
 
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:
@@ -179,7 +188,7 @@ def is_run(folder: str | Path) -> bool:
 def environment() -> dict[str, Any]:
     """Return the versions and the machine that a result depends on."""
     return {
-        "fullconv": version("fullconv"),
+        "fullconv": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,

@@ -1,4 +1,4 @@
-"""Device, precision, memory layout and other processes: the only file of training that knows them."""
+"""Device, precision, memory layout and other processes, of which no other file knows."""
 
 import atexit
 import ctypes
@@ -167,7 +167,7 @@ class Runtime:
         """Return the batches in as many parts each as the memory asked for so far."""
         return [part for batch in batches for part in batch.split(self.pieces)]
 
-    def halve(self, batches: Sequence[Batch], error: RuntimeError) -> None:
+    def halve(self, batches: Sequence[Batch], error: RuntimeError | MemoryError) -> None:
         """Double the number of parts after an error that says that memory is short; chance begins anew.
 
         Raises:

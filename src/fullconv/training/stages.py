@@ -15,7 +15,7 @@ from .feed import resolved
 from .loop import TrainResult, fit
 from .network import build_model
 from .progress import TrainingProgress
-from .runlog import SUMMARY, RunLog
+from .runlog import SUMMARY, TRANSPLANT, RunLog
 from .words import taken_over
 
 
@@ -32,7 +32,7 @@ def stage_configs(config: TrainConfig) -> list[TrainConfig]:
             raise UsageError(f"stages: {min(wrong)} is for the whole run, not for one stage of it")
         # What the run starts from is for the first.
         start = {} if number == 1 else {"model.init": None, "model.trunk_weights": None}
-        stage = changed(config, {"stages": (), **start, **changes})
+        stage = changed(config, {"stages": (), "minutes": None, **start, **changes})
         if number > 1 and stage.model.init is None:
             _check_goes_on(stage, configs[-1], number)
         configs.append(stage)
@@ -78,13 +78,13 @@ def fit_stages(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: b
 
 
 def check_networks(source: DataSource, config: TrainConfig) -> None:
-    """Build the network of every stage once, to find what is wrong with one before the first is trained.
+    """Build the network of a run, or of every stage, once, to find what is wrong with one before any is trained.
 
     Raises:
         UsageError: One cannot be built.
         ModelError: A weight file or a model to start from cannot be used.
     """
-    for stage in stage_configs(config):
+    for stage in stage_configs(config) or [config]:
         _started(source, stage)
 
 
@@ -104,7 +104,7 @@ def started(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool
         model.normalise_as((tuple(mean), tuple(std)))
         return model
     if report is not None:
-        log.write_json("transplant.json", {"from": config.model.init} | asdict(report))
+        log.write_json(TRANSPLANT, {"from": config.model.init} | asdict(report))
         TrainingProgress(0, quiet=quiet or not log.writes).say(*taken_over(report, str(config.model.init)))
     return model
 

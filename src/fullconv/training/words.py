@@ -61,7 +61,7 @@ def taken_over(report: StartReport, saved: str) -> list[str]:
 
 
 def rate_in_words(optim: OptimSection, pixels: float) -> str:
-    """Return what the rate comes to for the summed and for the mean loss, and with momentum.
+    """Return what the rate, and what is added to the loss, come to for the summed and for the mean loss.
 
     Args:
         optim: The section.
@@ -69,17 +69,24 @@ def rate_in_words(optim: OptimSection, pixels: float) -> str:
 
     Source: section 3 of the specification.
 
-    >>> rate_in_words(OptimSection(optimiser="sgd", rate=1e-10, momentum=0.99, loss="sum"), 180_000)
-    'rate 1e-10 on the summed loss, as 1.8e-05 on the mean over about 180,000 pixels a step; with momentum 0.99, 0.0018'
+    >>> rate_in_words(OptimSection(optimiser="sgd", rate=1e-10, momentum=0.99, loss="sum", weight_decay=5e-4), 180_000)
+    'rate 1e-10 (weight_decay 0.0005) on the summed loss, as 1.8e-05 (weight_decay 2.8e-09) on the mean over about \
+180,000 pixels a step; with momentum 0.99, 0.0018'
     """
-    if optim.optimiser == "adamw":
-        return f"rate {optim.rate:.2g} (AdamW: the same for a mean and a summed loss)"
-    summed = optim.loss == "sum"
-    mean = optim.rate * pixels if summed else optim.rate
-    other = f"{mean:.2g} on the mean" if summed else f"{optim.rate / pixels:.2g} on the sum"
+    sgd, summed = optim.optimiser == "sgd", optim.loss == "sum"
+    factor = pixels if summed else 1 / pixels
+    # AdamW decays weights beside the gradient, whose size is nothing to it.
+    beside = {"weight_decay": optim.weight_decay if sgd else 0.0, "jaccard": optim.jaccard}
+    whole_rate = optim.rate * (pixels if summed else 1) / (1 - optim.momentum)
+
+    def at(factor: float) -> str:
+        terms = ", ".join(f"{name} {value / factor:.2g}" for name, value in beside.items() if value)
+        return f"{optim.rate * factor if sgd else optim.rate:.2g}" + (f" ({terms})" if terms else "")
+
+    here, there = ("summed", "mean") if summed else ("mean", "sum")
     return (
-        f"rate {optim.rate:.2g} on the {'summed' if summed else 'mean'} loss, as {other} over about "
-        f"{pixels:,.0f} pixels a step; with momentum {optim.momentum:g}, {mean / (1 - optim.momentum):.2g}"
+        f"rate {at(1.0)} on the {here} loss, as {at(factor)} on the {there} over about {pixels:,.0f} pixels a step"
+        + (f"; with momentum {optim.momentum:g}, {whole_rate:.2g}" if sgd else " (AdamW: the same rate for both)")
     )
 
 

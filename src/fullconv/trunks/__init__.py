@@ -66,8 +66,8 @@ def trunk(
     build = timm.build if name.startswith("timm:") else TRUNKS[name]
     try:
         return build(name.removeprefix("timm:"), padding, in_channels, weights, context, dropout)
-    except OSError as error:
-        if weights != DOWNLOAD:
+    except (OSError, RuntimeError) as error:
+        if weights != DOWNLOAD or not (isinstance(error, OSError) or "invalid hash" in str(error)):
             raise
         raise ModelError(
             f"the weights of {name} cannot be downloaded ({' '.join(str(error).split())[:200]}); "

@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..errors import UsageError
+from ..errors import ModelError, UsageError
 from ..nn.convert import widen_first_conv
 from .base import PAPER_PADDING, Normalisation, Padding, Trunk
 from .context import Context, without_fc
@@ -69,6 +69,10 @@ def _features_only(name: str, *, pretrained: bool) -> Any:
     try:
         network = timm.create_model(name, features_only=True, pretrained=pretrained)
     except RuntimeError as error:
+        if pretrained and "pretrained" in str(error):
+            raise ModelError(
+                f"timm has no weights of {name}: give the path of a file, or train it from scratch"
+            ) from error
         raise UsageError(
             f"timm:{name} gives no pyramid of features ({error}); choose a convolutional network"
         ) from error
