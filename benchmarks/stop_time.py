@@ -68,7 +68,8 @@ def main() -> None:
             case, number = CASES[stop % len(CASES)], SIGNALS[stop // len(CASES) % 2]
             wait = chance.uniform(1, 30)
             seconds, code = stopped(case, folder, number, wait)
-            print(f"{case:22} {number.name:8} after {wait:4.1f} s: {seconds:5.2f} s, exit code {code}", flush=True)
+            moment = "as an epoch ends" if "--epochs" in case else f"after {wait:4.1f} s"
+            print(f"{case:24} {number.name:8} {moment:16}: {seconds:5.2f} s, exit code {code}", flush=True)
 
 
 if __name__ == "__main__":

@@ -411,11 +411,11 @@ def test_a_restart_by_torchrun_knows_what_a_time_has_chosen(shapes, tmp_path, mo
             with pytest.raises(Killed):
                 train(shapes, tmp_path / "run", settings=settings, quiet=True)
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    if not stages:
-        (tmp_path / "model").rename(tmp_path / "gone")
+    (tmp_path / "model").rename(tmp_path / "gone")
+    for other in ({"optim.rate": 1e-5}, {"model.input_scale": 2}):
         with pytest.raises(UsageError, match="holds another run"):
-            train(shapes, tmp_path / "run", settings=settings | {"optim.rate": 1e-5}, quiet=True)
-        (tmp_path / "gone").rename(tmp_path / "model")
+            train(shapes, tmp_path / "run", settings=settings | other, quiet=True)
+    (tmp_path / "gone").rename(tmp_path / "model")
     result = train(shapes, tmp_path / "run", settings=settings, quiet=True)
     assert result.epochs == (0.02 if stages else 0.01)
 

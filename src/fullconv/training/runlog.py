@@ -51,7 +51,9 @@ class RunLog:
             return
         there = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
         if not there.is_dir() or not os.access(there, os.R_OK | os.W_OK | os.X_OK):
-            raise UsageError(f"{self.folder}: cannot be written ({there} is no folder of yours); choose another --out")
+            raise UsageError(
+                f"{self.folder}: cannot be written ({there} is no folder, or not yours to write); choose another --out"
+            )
         inside = self.folder.iterdir() if there == self.folder else ()
         if any(path.name not in (ENVIRONMENT, TRANSPLANT) and path.name[0] != "." for path in inside):
             raise UsageError(f"{self.folder}: already holds files; choose another --out, or remove it first")

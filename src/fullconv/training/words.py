@@ -77,7 +77,7 @@ def rate_in_words(optim: OptimSection, pixels: float) -> str:
     factor = pixels if summed else 1 / pixels
     # AdamW decays weights beside the gradient, whose size is nothing to it.
     beside = {"weight_decay": optim.weight_decay if sgd else 0.0, "jaccard": optim.jaccard}
-    whole_rate = optim.rate * (pixels if summed else 1) / (1 - optim.momentum)
+    effective = optim.rate * (pixels if summed else 1) / (1 - optim.momentum)
 
     def at(factor: float) -> str:
         terms = ", ".join(f"{name} {value / factor:.2g}" for name, value in beside.items() if value)
@@ -86,7 +86,7 @@ def rate_in_words(optim: OptimSection, pixels: float) -> str:
     here, there = ("summed", "mean") if summed else ("mean", "sum")
     return (
         f"rate {at(1.0)} on the {here} loss, as {at(factor)} on the {there} over about {pixels:,.0f} pixels a step"
-        + (f"; with momentum {optim.momentum:g}, {whole_rate:.2g}" if sgd else " (AdamW: the same rate for both)")
+        + (f"; with momentum {optim.momentum:g}, {effective:.2g}" if sgd else " (AdamW: the same rate for both)")
     )
 
 
