@@ -10,10 +10,12 @@ import torch
 from fullconv.cli import train as command
 from fullconv.data import write_shapes
 from fullconv.errors import UsageError
+from fullconv.models import FCN
 from fullconv.training import budget, run
 from fullconv.training.config import changed, load_config
 from fullconv.training.feed import build_feed
 from fullconv.training.network import build_model
+from fullconv.training.runlog import RunLog
 from fullconv.training.stages import stage_configs
 
 STEP = 0.5
@@ -96,7 +98,9 @@ def test_a_short_time_is_not_spent_on_trials(tmp_path, clock):
     assert now[0] == 4.0 * budget.FEWEST
 
 
-@pytest.mark.parametrize(("owner", "name"), [(budget.FCN, "save_pretrained"), (budget.RunLog, "rewrite")])
+@pytest.mark.parametrize(
+    ("owner", "name"), [(FCN, "save_pretrained"), (RunLog, "rewrite"), (RunLog, "write_checkpoint")]
+)
 def test_what_is_written_at_the_end_of_an_epoch_is_counted(tmp_path, clock, monkeypatch, owner, name):
     now, _ = clock
     real = getattr(owner, name)

@@ -433,8 +433,8 @@ def test_a_model_to_start_from_brings_its_context(shapes, tmp_path):
     assert [report["classes"]["semantic"] for report in reports] == [list(shapes.labels.names), []]
 
 
-def test_the_state_is_kept_every_five_minutes(shapes, tmp_path, monkeypatch):
-    """Each step takes two of them."""
+def test_the_state_is_kept_every_five_minutes_and_as_an_epoch_ends(shapes, tmp_path, monkeypatch):
+    """Each step takes two of them, each epoch ten steps."""
     now, steps, kept, real = [0.0], [], [], loop.train_step
 
     def step(*arguments):
@@ -445,8 +445,8 @@ def test_the_state_is_kept_every_five_minutes(shapes, tmp_path, monkeypatch):
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(loop, "train_step", step)
     monkeypatch.setattr(Checkpoints, "write", lambda self, checkpoint: kept.append(checkpoint.step))
-    run(shapes, tmp_path / "run", settings={"data.batch_size": 1})
-    assert len(steps) == 10 and kept == [3, 6, 9]
+    run(shapes, tmp_path / "run", epochs=2, settings={"data.batch_size": 1})
+    assert len(steps) == 20 and kept == [3, 6, 9, 10, 13, 16, 19, 20]
 
 
 def test_every_step_is_shown(shapes, tmp_path, monkeypatch, capsys):

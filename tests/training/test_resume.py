@@ -107,22 +107,22 @@ def test_interrupted_after_any_step(shapes, tmp_path, monkeypatch, uninterrupted
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("epoch", [1, 3])
-def test_interrupted_while_an_epoch_is_ended(shapes, tmp_path, monkeypatch, uninterrupted, epoch):
-    """While the last weights are written, after all that is looked at otherwise."""
-    real, written = RunLog.save, []
+@pytest.mark.parametrize(("epoch", "name"), [(1, "state"), (1, "last"), (2, "best"), (2, "last"), (3, "state")])
+def test_interrupted_while_an_epoch_is_ended(shapes, tmp_path, monkeypatch, uninterrupted, epoch, name):
+    """While something large is written, which is the last thing that is."""
+    save, keep, written = RunLog.save, RunLog.write_checkpoint, []
 
-    def stopping(self, model, name):
-        written.append(name)
-        if written.count("last") == epoch:
+    def stopping(what):
+        written.append(what)
+        if what == name and written.count("state") == epoch:
             os.kill(os.getpid(), signal.SIGTERM)
-        real(self, model, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunLog, "save", stopping)
+        patch.setattr(RunLog, "save", lambda log, model, what: stopping(what) or save(log, model, what))
+        patch.setattr(RunLog, "write_checkpoint", lambda log, state: stopping("state") or keep(log, state))
         with pytest.raises(Interrupted, match="SIGTERM: saved"):
             train(shapes, tmp_path / "run", settings=TINY, epochs=EPOCHS, quiet=True)
-    assert written.count("last") == epoch
+    assert written[-1] == name and written.count("state") == epoch
     train(resume=tmp_path / "run", quiet=True)
     assert digests(tmp_path / "run") == uninterrupted
 

@@ -20,11 +20,11 @@ from .feed import build_feed, input_scale, resolved
 from .interrupt import Interrupt, leaving_passes
 from .loop import class_pixels, task_weights, train_step
 from .network import build_model
-from .optim import build_optimiser
 from .progress import TrainingProgress
 from .runlog import RunLog
 from .runtime import Runtime, is_first
 from .stages import stage_configs
+from .state import TrainState
 
 TRIAL, LEAST = 0.02, 11
 """Share of the time that trial steps may take, and how many of them are taken even if they take longer …"""
@@ -170,7 +170,8 @@ def measured(seconds: float, model: FCN, source: DataSource, config: TrainConfig
     """Return what a training takes.
 
     A copy of the network takes some steps on real batches, of which the second half counts: the first are slower. It
-    also predicts a few images, and is written once. The network, and torch's generator, are left as they were.
+    also predicts a few images, and is written once, with its state. The network, and torch's generator, are left as
+    they were.
 
     Args:
         seconds: What there is for the training, of which a small share is taken here.
@@ -180,6 +181,7 @@ def measured(seconds: float, model: FCN, source: DataSource, config: TrainConfig
         folder: The run's.
     """
     start, runtime = time.monotonic(), Runtime(config.optim.precision)
+    alone = changed(config, {"optim.sharded": False})
     gpus = [] if runtime.device.type == "cpu" else [runtime.device]
     with torch.random.fork_rng(gpus):
         trial = copy.deepcopy(model)
@@ -188,11 +190,12 @@ def measured(seconds: float, model: FCN, source: DataSource, config: TrainConfig
         weights = task_weights(class_pixels(source), config, runtime)
         feed = build_feed(source, config, runtime.rank, runtime.ranks)
         once = time.monotonic() - before  # The run will look at all masks once more.
-        optimiser = build_optimiser(trial, config.optim)
+        state = TrainState(trial, alone, feed.steps_an_epoch, feed.total_steps, runtime)
         times, before = [], time.monotonic()
         with leaving_passes(trial, Interrupt()):
             for batches in feed.endless():
-                train_step(trial, batches, optimiser, config, runtime, weights)
+                train_step(trial, batches, state.optimiser, config, runtime, weights)
+                state.average.update()
                 times.append(time.monotonic() - before)
                 before = time.monotonic()
                 spent = before - start
@@ -200,21 +203,25 @@ def measured(seconds: float, model: FCN, source: DataSource, config: TrainConfig
                 if runtime.largest(enough or (len(times) >= FEWEST and spent > LONGEST * seconds)):
                     break
         late = sorted(times[len(times) // 2 :])
-        saving = _saving_seconds(trial, folder / TRIAL_RUN)
-        epoch = feed.steps_an_epoch * late[len(late) // 2] + saving
+        keeping, saving = _writing_seconds(state, folder / TRIAL_RUN)
+        epoch = feed.steps_an_epoch * late[len(late) // 2] + keeping + saving
         evaluation = saving + _evaluation_seconds(trial, source) / runtime.ranks if "val" in source.splits else 0.0
     return Cost(once, epoch, evaluation, config.evaluations)
 
 
-def _saving_seconds(model: FCN, folder: Path) -> float:
-    start = time.monotonic()
+def _writing_seconds(state: TrainState, folder: Path) -> tuple[float, float]:
+    """Return what it takes to keep the state, and to save the model and write the epoch's line."""
     if is_first():
         shutil.rmtree(folder, ignore_errors=True)  # Of a process that was killed.
-        log = RunLog(folder)
-        log.save(model, "last")
-        log.rewrite([{}])
+    log, start = RunLog(folder), time.monotonic()
+    log.write_checkpoint(state.checkpoint(0.0))
+    middle = time.monotonic()
+    log.save(state.average.model, "last")
+    log.rewrite([{}])
+    end = time.monotonic()
+    if is_first():
         shutil.rmtree(folder, ignore_errors=True)
-    return time.monotonic() - start
+    return middle - start, end - middle
 
 
 def _evaluation_seconds(model: FCN, source: DataSource) -> float:

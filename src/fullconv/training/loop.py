@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int64
 
 from ..data import Batch, DataSource
-from ..errors import DataError, ModelError, UsageError
+from ..errors import ModelError, UsageError
 from ..evaluation import confusion
 from ..inference import Predictor
 from ..losses import Upsampling, labelled, upsampled_cross_entropy, upsampled_soft_jaccard
@@ -23,7 +23,7 @@ from .events import Events
 from .feed import Feed, build_feed
 from .interrupt import Abandoned, Interrupt, interruptible, leaving_passes
 from .network import tasks
-from .optim import check_step, check_weights, class_weights, remembered_statistics, set_training
+from .optim import check_step, class_weights, remembered_statistics, set_training
 from .progress import Clock, TrainingProgress
 from .runlog import COLUMNS, RunLog
 from .runtime import Runtime, whole
@@ -159,6 +159,7 @@ def keep(state: TrainState, log: RunLog, clock: Clock) -> None:
     if state.kept != state.place:
         log.write_checkpoint(state.checkpoint(clock.seconds))
         state.kept = state.place
+        clock.kept()
 
 
 def end_epoch(
@@ -170,31 +171,30 @@ def end_epoch(
     runtime: Runtime,
     interrupt: Interrupt,
 ) -> None:
-    """Score the averaged network where it is time to, keep it, and write the epoch's line.
+    """Score the averaged network where it is time to, save it, and write the epoch's line.
+
+    The state is kept first: nothing is lost where the rest fails, and a signal waits for one file at most.
 
     Raises:
         NotFinite: Its weights are not.
-        DataError: An image cannot be scored; the state is kept where there is one rank.
-        Interrupted: A signal came while it was scored or kept; it will be scored again.
+        DataError: An image cannot be scored.
+        Interrupted: A signal came while it was scored or saved; it will be scored again.
     """
     model, names, matrix, warnings = state.average.model, source.labels.names, None, list[str]()
     runtime.align(model)
-    check_weights(model.state_dict().values(), runtime)
+    keep(state, log, clock)
+    stop_if_asked(interrupt, state, log, clock, runtime)
     if feed.evaluates(state.epoch):
-        try:
-            matrix = validate(model, source, runtime, interrupt)
-        except DataError:
-            if runtime.ranks == 1:  # Others would wait for each other.
-                keep(state, log, clock)
-            raise
+        matrix = validate(model, source, runtime, interrupt)
         stop_if_asked(interrupt, state, log, clock, runtime)
         if warnings := nothing_to_score(matrix):
             matrix = None
         elif state.best is None or mean_iu(matrix, names) >= mean_iu(state.best, names):
             state.best = matrix
             log.save(model, "best")
-    stop_if_asked(interrupt, state, log, clock, runtime)  # Not after another half a gigabyte.
+            stop_if_asked(interrupt, state, log, clock, runtime)
     log.save(model, "last")
+    stop_if_asked(interrupt, state, log, clock, runtime)
     record = epoch_record(state, names, matrix, clock.seconds)
     if matrix is not None:
         warnings += one_class_only([*state.records, record], names)

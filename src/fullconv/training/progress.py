@@ -110,8 +110,9 @@ class Clock:
         return self.past + time.monotonic() - self._start
 
     def due(self, minutes: float) -> bool:
-        """Return whether that much time has passed since this last was true, or since the start."""
-        if time.monotonic() - self._kept < 60 * minutes:
-            return False
+        """Return whether that much time has passed since the state was last kept, or since the start."""
+        return time.monotonic() - self._kept >= 60 * minutes
+
+    def kept(self) -> None:
+        """Note that the state was kept."""
         self._kept = time.monotonic()
-        return True
