@@ -21,7 +21,7 @@ from torch import Tensor
 
 import fullconv
 from fullconv.losses import Upsampling, upsampled_cross_entropy
-from fullconv.training import loop
+from fullconv.training import step
 
 METRICS = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu")
 
@@ -119,12 +119,12 @@ def run(options: argparse.Namespace, change: dict[str, Any]) -> tuple[list[float
     }
     loss = settings.pop("loss", "")
     cross_entropy = {"focal": by_pixel(focal), "hardest": by_pixel(hardest)}.get(loss, upsampled_cross_entropy)
-    jaccard = of_whole(lovasz) if loss == "lovasz" else loop.upsampled_soft_jaccard
+    jaccard = of_whole(lovasz) if loss == "lovasz" else step.upsampled_soft_jaccard
     start = time.perf_counter()
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(loop, "upsampled_cross_entropy", cross_entropy),
-        mock.patch.object(loop, "upsampled_soft_jaccard", jaccard),
+        mock.patch.object(step, "upsampled_cross_entropy", cross_entropy),
+        mock.patch.object(step, "upsampled_soft_jaccard", jaccard),
     ):
         fullconv.train(
             options.data, f"{folder}/run", settings=settings, trunk=options.trunk, seed=options.seed, quiet=True

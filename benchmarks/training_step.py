@@ -32,9 +32,9 @@ from torchvision.models.segmentation import fcn_resnet50
 import fullconv
 from fullconv.data import Batch
 from fullconv.training.config import load_config
-from fullconv.training.loop import train_step
 from fullconv.training.optim import build_optimiser
 from fullconv.training.runtime import Runtime
+from fullconv.training.step import Objective, train_step
 
 CLASSES = 21
 RATE = 1.7e-3
@@ -86,8 +86,8 @@ def our_step(net: fullconv.FCN, images: torch.Tensor, target: torch.Tensor, reci
     runtime.prepare(net)
     optimiser = build_optimiser(net, config.optim)
     batch = Batch(images, target, tuple(map(str, range(len(images)))), 255)
-    weights = {"semantic": torch.ones(CLASSES)}
-    return lambda: train_step(net, [batch], optimiser, config, runtime, weights)
+    objective = Objective(config, runtime, {"semantic": torch.ones(CLASSES)})
+    return lambda: train_step(net, [batch], optimiser, objective)
 
 
 def torchvision_step(images: torch.Tensor, target: torch.Tensor) -> Step:

@@ -1,6 +1,7 @@
 """Every command as a process: what it prints, what it leaves behind, how it fails."""
 
 import csv
+import errno
 import json
 import os
 import subprocess
@@ -324,3 +325,14 @@ def test_memory_that_is_short_is_no_bug_of_ours(monkeypatch, capsys, error):
     assert f"out of memory: use smaller crops or batches (data.crop, data.batch_size), or smaller images ({error})" in (
         capsys.readouterr().err
     )
+
+
+def test_a_path_that_may_not_be_looked_at_is_no_bug_of_ours(monkeypatch, capsys):
+    def forbidden(**_):
+        raise PermissionError(errno.EACCES, "Permission denied", "/secret/run")
+
+    monkeypatch.setattr(main_module, "app", forbidden)
+    with pytest.raises(SystemExit) as ended:
+        main_module.main(["train"])
+    assert ended.value.code == 2
+    assert "fullconv: /secret/run: Permission denied; look at the path" in capsys.readouterr().err

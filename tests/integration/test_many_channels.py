@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fullconv import evaluate, load, train
+from fullconv import check, evaluate, load, train
 from fullconv.data import open_dataset
-from fullconv.errors import UsageError
+from fullconv.errors import DataError, UsageError
 from fullconv.files import Bands
 from fullconv.training.config import load_config
 from fullconv.training.network import build_model
@@ -83,3 +83,19 @@ def test_a_network_of_one_or_three_bands_takes_floats(rasters, tmp_path, bands):
     expected = predictor.predict(rasters / "images" / "a.tif")
     for image in (pixels, pixels.permute(1, 2, 0).numpy()):
         assert np.array_equal(predictor.predict(image).confidence, expected.confidence)
+
+
+def test_images_with_fewer_bands_than_the_others_are_named(rasters, tmp_path):
+    """By check and before training; an image to score, by its name."""
+    run = train(rasters, tmp_path / "run", settings=TINY, epochs=0.1, quiet=True).run
+    pixels = np.zeros((H, W, 3), np.uint16)
+    write_geotiff(rasters / "images" / "c.tif", pixels)
+    problem = next(problem for problem in check(rasters).problems if problem.severity == "error")
+    assert "c.tif: is 3 bands, most images are 4 bands; export them alike" in str(problem)
+    with pytest.raises(DataError) as raised:
+        train(rasters, tmp_path / "other", settings=TINY, epochs=1, quiet=True)
+    assert str(raised.value) == str(problem)
+    splits = open_dataset(rasters).splits
+    split = next(name for name in splits if "c" in [record.stem for record in splits[name]])
+    with pytest.raises(UsageError, match="image c: the model takes 4 channels, the image has 3"):
+        evaluate(run, rasters, split)

@@ -113,3 +113,27 @@ def test_a_written_description_is_read_as_the_same(data, tmp_path):
     again = fullconv.open_dataset(tmp_path / "dataset.yaml")
     assert again.further["object"].labels == source.further["object"].labels
     assert torch.equal(again.dataset("train")[0].further["object"], source.dataset("train")[0].further["object"])
+
+
+def test_a_class_of_the_second_task_that_is_never_seen_is_said(data, tmp_path, capsys):
+    description(data, {"object": {"masks": "objects", "classes": ["nothing", "something", "unicorn"]}})
+    settings = {"model.trunk": "small", "model.context": "none", "data.crop": 32, "model.input_scale": 1}
+    fullconv.train(data, tmp_path / "run", settings=settings, epochs=0.01)
+    assert "no training mask holds unicorn" in capsys.readouterr().err
+
+
+def test_splits_are_those_of_the_first_task(data):
+    """Also where that finds them in lists of its own layout."""
+    (data / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (data / "images").rename(data / "JPEGImages")
+    (data / "masks").rename(data / "SegmentationClass")
+    stems = sorted(path.stem for path in (data / "objects").iterdir())
+    for name, part in {"train": stems[::2], "val": stems[1::2]}.items():
+        (data / "ImageSets" / "Segmentation" / f"{name}.txt").write_text("\n".join(part))
+    tasks = {"object": {"masks": "objects", "classes": ["nothing", "something"]}}
+    text = {"format": "voc", "images": "JPEGImages", "masks": "SegmentationClass", "tasks": tasks}
+    (data / "dataset.yaml").write_text(yaml.safe_dump(text))
+    source = fullconv.open_dataset(data)
+    for name in ("train", "val"):
+        first, further = ([record.stem for record in each.records(name)] for each in (source, source.further["object"]))
+        assert first == further

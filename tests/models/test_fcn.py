@@ -144,6 +144,15 @@ def test_several_tasks_share_a_trunk():
     }
 
 
+def test_what_a_pass_returns_of_learned_upsampling_is_no_weight():
+    """FSDP hooks all that it returns in every pass; a weight would gather those hooks."""
+    model = fcn8s("small", 2, context="none", learnable_upsampling=True)
+    _, upsampling = model.eval().coarse(torch.rand(1, 3, 32, 32))["semantic"]
+    upsampling.kernels.sum().backward()
+    weight = model.heads["semantic"].upscore[-1].weight
+    assert upsampling.kernels is not weight and bool((weight.grad == 1).all())
+
+
 def test_frozen_upsampling_has_no_parameters_and_learnable_has(meta):
     frozen, learnable = meta(fcn8s, "resnet18", 2), meta(fcn8s, "resnet18", 2, learnable_upsampling=True)
     extra = {name for name, _ in learnable.named_parameters()} - {name for name, _ in frozen.named_parameters()}

@@ -92,6 +92,26 @@ def test_scores_behind_another_context_are_none(tmp_path):
     assert not new.heads["semantic"].score["context"].weight.any()
 
 
+@pytest.mark.parametrize("width", [4, 12])
+def test_behind_another_context_all_of_the_coarsest_tap_is_new(tmp_path, width):
+    """Biases, and the global context, whose second layer would fit: it says nothing of other features."""
+    old = fcn32s("small", 2, context=8, global_context=6)
+    old.labels["semantic"] = LabelSet.of(["sky", "sea"])
+    for parameter in old.heads.parameters():
+        torch.nn.init.normal_(parameter)
+    old.save_pretrained(tmp_path)
+    new = fcn32s("small", 2, context=width, global_context=6)
+    new.labels["semantic"] = LabelSet.of(["sky", "sea"])
+    before = {name: tensor.clone() for name, tensor in new.heads.state_dict().items()}
+    report = start_from(new, tmp_path)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in new.heads.state_dict().items())
+    assert not any(name.startswith("heads.") for name in report.copied)
+    same = fcn32s("small", 2, context=8, global_context=6)
+    same.labels["semantic"] = LabelSet.of(["sky", "sea"])
+    start_from(same, tmp_path)
+    assert all(torch.equal(tensor, old.heads.state_dict()[name]) for name, tensor in same.heads.state_dict().items())
+
+
 def test_nothing_of_a_head_is_copied_where_no_class_is_the_same(tmp_path):
     network(["sky", "sea"]).save_pretrained(tmp_path)
     new = fcn8s("small", 2, context="none")

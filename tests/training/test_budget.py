@@ -95,7 +95,7 @@ def test_a_short_time_is_not_spent_on_trials(tmp_path, clock):
     source = write_shapes(tmp_path, count=60, sizes=(40, 48))
     config = load_config("modern", {"model.trunk": "small", "data.crop": 32, "data.batch_size": 4})
     epochs_within(60.0, source, config, tmp_path)
-    assert now[0] == 4.0 * budget.FEWEST
+    assert now[0] == 4.0 * budget.FEWEST_STEPS
 
 
 @pytest.mark.parametrize(
@@ -110,12 +110,27 @@ def test_what_is_written_at_the_end_of_an_epoch_is_counted(tmp_path, clock, monk
         real(*arguments, **options)
 
     monkeypatch.setattr(owner, name, slowly)
+    source = write_shapes(tmp_path, count=100, sizes=(40, 48))
+    source = replace(source, splits={"train": source.splits["train"]})
+    for minutes, state in ((5, 1), (0, len(source.splits["train"])), (0.5, 2)):
+        now[0] = 0.0
+        settings = {"model.trunk": "small", "data.crop": 32, "data.batch_size": 1, "checkpoint_minutes": minutes}
+        config = load_config("modern", settings)
+        epochs = epochs_within(1000.0, source, config, tmp_path)
+        written = state if name == "write_checkpoint" else 1
+        spent = len(source.splits["train"]) * STEP + 3.0 * written
+        assert epochs == pytest.approx(budget.MARGIN * (1000 - now[0]) / spent, rel=0.05)
+
+
+def test_whole_images_of_many_sizes_take_the_mean_time(tmp_path, clock):
+    now, first = clock
+    first += [1.0, 9.0] * 1000
     source = write_shapes(tmp_path, count=60, sizes=(40, 48))
     source = replace(source, splits={"train": source.splits["train"]})
-    config = load_config("modern", {"model.trunk": "small", "data.crop": 32, "data.batch_size": 4})
-    epochs = epochs_within(1000.0, source, config, tmp_path)
-    steps = len(source.splits["train"]) // 4
-    assert epochs == pytest.approx(budget.MARGIN * (1000 - now[0]) / (steps * STEP + 3.0), rel=0.05)
+    settings = {"model.trunk": "small", "data.crop": "none", "data.batch_size": 1, "model.input_scale": 1}
+    epochs = epochs_within(10000.0, source, load_config("modern", settings), tmp_path)
+    steps = len(source.splits["train"])
+    assert epochs == pytest.approx(budget.MARGIN * (10000 - now[0]) / (5.0 * steps), rel=0.05)
 
 
 @pytest.mark.parametrize("seconds", [1.0, 0.0, -60.0])
@@ -181,8 +196,8 @@ def test_the_epochs_of_stages_stay_in_proportion(tmp_path, clock, monkeypatch, s
     """Steps of the second take three times as long."""
     now, _ = clock
 
-    def step(model, batches, optimiser, config, *_):
-        now[0] += STEP * (3 if config.seed else 1)
+    def step(model, batches, optimiser, objective):
+        now[0] += STEP * (3 if objective.config.seed else 1)
         return 1.0
 
     monkeypatch.setattr(budget, "train_step", step)
@@ -251,7 +266,9 @@ def test_the_time_of_the_command_line_is_what_there_is(tmp_path, monkeypatch, wo
 
     monkeypatch.setattr(budget, "epochs_within", within)
     write_shapes(tmp_path / "data", count=6, sizes=(40, 48))
-    command.train(tmp_path / "data", tmp_path / "run", trunk="small", settings=["model.input_scale=1"], time=words)
+    options = {"trunk": "small", "settings": ["model.input_scale=1"], "time": words, "seed": 3}
+    command.train(tmp_path / "data", tmp_path / "run", **options)
+    assert load_config(str(tmp_path / "run" / "config.yaml")).seed == 3
     assert ends == [pytest.approx(seconds, abs=5)]
 
 
@@ -271,3 +288,9 @@ def test_the_slowest_rank_decides(tmp_path, clock, monkeypatch):
     source = write_shapes(tmp_path, count=60, sizes=(40, 48))
     config = load_config("modern", {"model.trunk": "small", "data.crop": 32, "data.batch_size": 4})
     assert epochs_within(600.0, source, config, tmp_path) == 0.5
+
+
+@pytest.mark.parametrize("words", ["0m", "0.0h", "-3m", "3", "3d"])
+def test_a_time_that_is_none(tmp_path, words):
+    with pytest.raises(UsageError, match=f"--time {words}: write a number and a unit"):
+        command.train(tmp_path, tmp_path / "run", time=words)

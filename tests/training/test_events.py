@@ -2,6 +2,8 @@
 
 import builtins
 import json
+import os
+import signal
 
 import pytest
 
@@ -9,6 +11,8 @@ from commands import call
 from fullconv import train
 from fullconv.data import write_shapes
 from fullconv.errors import UsageError
+from fullconv.training.interrupt import Interrupted
+from fullconv.training.runlog import RunLog
 
 SETTINGS = {"model.trunk": "small", "model.context": "none", "data.crop": 32, "evaluations": 2, "tensorboard": True}
 
@@ -50,3 +54,22 @@ def test_without_the_package_nothing_is_trained(shapes, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"pip install 'fullconv\[tensorboard\]'"):
         train(shapes, tmp_path / "run", settings=SETTINGS, epochs=1, quiet=True)
     assert not (tmp_path / "run" / "last").exists()
+
+
+def test_curves_of_a_resumed_run_are_whole(shapes, tmp_path, monkeypatch):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="needs an extra")
+    save, epochs = RunLog.save, []
+
+    def stopping(log, model, name):
+        save(log, model, name)
+        epochs.append(name)
+        if epochs.count("last") == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "save", stopping)
+        with pytest.raises(Interrupted):
+            train(shapes, tmp_path / "run", settings=SETTINGS, epochs=3, quiet=True)
+    train(resume=tmp_path / "run", quiet=True)
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]

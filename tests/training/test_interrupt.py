@@ -114,3 +114,13 @@ def test_a_worker_is_deaf_to_ctrl_c():
         os.kill(os.getpid(), signal.SIGINT)
         os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == 7
+
+
+def test_only_ctrl_c_ends_a_run_that_is_saving_its_state():
+    """Schedulers and torchrun send SIGTERM again."""
+    with interruptible() as interrupt:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.number == signal.SIGTERM
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)

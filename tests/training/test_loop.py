@@ -1,5 +1,8 @@
 import json
+import math
+import os
 import re
+import signal
 from dataclasses import replace
 from functools import partial
 
@@ -28,6 +31,7 @@ from fullconv.training.feed import (
 from fullconv.training.interrupt import Interrupt, Interrupted
 from fullconv.training.loop import same_step, stop_if_asked
 from fullconv.training.network import build_model
+from fullconv.training.optim import rate_factor
 from fullconv.training.progress import Clock
 from fullconv.training.runlog import RunLog
 from fullconv.training.runtime import Runtime
@@ -64,6 +68,7 @@ def test_the_same_seed_gives_the_same_weights(shapes, tmp_path):
 
 
 def test_workers_do_not_change_the_result(shapes, tmp_path):
+    assert build_feed(shapes, load_config("modern", {**TINY, "data.workers": 2})).loader.num_workers == 2
     run(shapes, tmp_path / "here")
     run(shapes, tmp_path / "there", settings={"data.workers": 2})
     assert same(weights(tmp_path / "here" / "last"), weights(tmp_path / "there" / "last"))
@@ -123,6 +128,7 @@ def test_recipes_run(shapes, tmp_path, recipe):
         {"model.finest_stride": 4, "model.scaled_skips": True, "model.learnable_upsampling": True},
         {"data.crop": "none", "data.cache_mb": 0, "data.replacement": True},
         {"optim.average": 0, "optim.jaccard": 0, "optim.momentum": 0.5, "data.flip": 0, "data.colour": 0},
+        {"data.scale": [1, 1], "data.accumulate": 2, "optim.batch_norm": "frozen"},
     ],
 )
 def test_every_setting_is_followed(shapes, tmp_path, settings):
@@ -309,13 +315,18 @@ class Ranks(Runtime):
     def of_each(self, number):
         return [number, 0]
 
+    def wait(self):
+        self.waited = True
+
 
 def test_a_signal_while_ranks_ask_each_other_is_not_lost():
     interrupt = Interrupt()
-    ask = partial(stop_if_asked, interrupt, at_step(3), RunLog.begun("run"), Clock(), Ranks(interrupt))
+    ranks = Ranks(interrupt)
+    ask = partial(stop_if_asked, interrupt, at_step(3), RunLog.begun("run"), Clock(), ranks)
     ask()
     with pytest.raises(Interrupted, match="SIGTERM: saved"):
         ask()
+    assert ranks.waited, "torchrun ends the others as soon as one has ended"
 
 
 def test_ranks_that_would_go_on_from_different_steps_do_not():
@@ -471,3 +482,66 @@ def test_a_run_folder_that_cannot_be_is_refused_at_once(shapes, tmp_path, monkey
     for find in (run, partial(rates.find_rate, settings=TINY)):
         with pytest.raises(UsageError, match=r"file/run: cannot be written .*; choose another --out"):
             find(shapes, tmp_path / "file" / "run")
+
+
+def test_the_rate_falls_over_the_whole_run(shapes, tmp_path, monkeypatch):
+    """Not within its first epoch."""
+    rates, real = [], loop.train_step
+
+    def step(model, batches, optimiser, objective):
+        rates.append(optimiser.param_groups[0]["lr"])
+        return real(model, batches, optimiser, objective)
+
+    monkeypatch.setattr(loop, "train_step", step)
+    run(shapes, tmp_path / "run", epochs=2, settings={"data.batch_size": 1})
+    optim = load_config("modern").optim
+    assert rates == pytest.approx([optim.rate * rate_factor(optim, number, 20) for number in range(20)])
+
+
+@pytest.mark.parametrize("choice", ["uniform", "class", "foreground"])
+def test_patches_lie_where_they_are_asked_to(shapes, choice):
+    config = load_config("modern", {**TINY, "data.patches": choice, "data.crop": 32, "model.input_scale": 2})
+    drawn = build_feed(shapes, config).loader.dataset
+    assert drawn.choice == choice
+    sizes = [shapes.image_size(record) for record in shapes.records("train")]
+    assert len(drawn) == sum(math.ceil(2 * height / 32) * math.ceil(2 * width / 32) for height, width in sizes)
+
+
+def test_time_and_steps_are_counted_from_the_beginning_of_the_run(shapes, tmp_path, monkeypatch, capsys):
+    """Each step takes a second; the run is stopped after the fourth of twelve."""
+    now, steps, real = [0.0], [], loop.train_step
+    source = replace(shapes, splits={"train": shapes.splits["train"][:6]})
+    settings = {**TINY, "data.batch_size": 1}
+
+    def step(*arguments):
+        now[0] += 1
+        steps.append(now[0])
+        loss = real(*arguments)
+        if len(steps) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "SILENCE", 0.5)
+    monkeypatch.setattr(loop, "train_step", step)
+    with pytest.raises(Interrupted):
+        train(source, tmp_path / "run", settings=settings, epochs=2)
+    now[0] = 100.0
+    capsys.readouterr()
+    result = train(source, resume=tmp_path / "run")
+    shown = re.findall(r"step (\d+)/12", capsys.readouterr().err)
+    assert shown == [str(number) for number in range(5, 13)]
+    assert result.seconds == 12
+
+
+def test_what_a_worker_cannot_read_is_said_in_one_line(tmp_path):
+    """Not with its traceback."""
+    source = write_shapes(tmp_path / "data", count=6, sizes=(48, 64))
+    for path in (tmp_path / "data" / "images").iterdir():
+        path.write_bytes(path.read_bytes()[:-100])
+    said = []
+    for workers in (0, 1):
+        with pytest.raises(DataError) as raised:
+            run(source, tmp_path / f"run{workers}", settings={"data.workers": workers, "data.batch_size": 1})
+        said.append(str(raised.value))
+    assert said[0] == said[1] and "Traceback" not in said[0]

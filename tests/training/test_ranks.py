@@ -19,9 +19,9 @@ from fullconv.errors import UsageError
 from fullconv.models import FCN
 from fullconv.training.config import load_config
 from fullconv.training.feed import EpochSampler, StepBatches
-from fullconv.training.loop import train_step
 from fullconv.training.runtime import Runtime
 from fullconv.training.state import TrainState
+from fullconv.training.step import Objective, train_step
 
 SETTINGS = {
     "model.trunk": "small",
@@ -209,7 +209,7 @@ def write_share(rank, port, path):
     runtime.prepare(model)
     state = TrainState(model, config, 2, 4, runtime)
     batch = Batch(torch.rand(2, 3, 64, 64) * 255, torch.randint(0, 4, (2, 64, 64)), ("a", "b"))
-    train_step(model, [batch], state.optimiser, config, runtime, {"semantic": torch.ones(4)})
+    train_step(model, [batch], state.optimiser, Objective(config, runtime, {"semantic": torch.ones(4)}))
 
     def held(tensors):
         return sum(tensor.to_local().numel() for tensor in tensors if tensor.ndim)

@@ -24,6 +24,7 @@ from fullconv.errors import DataError, UsageError
 from fullconv.inference import Predictor
 from fullconv.models import FCN
 from fullconv.training import budget, loop, run, state
+from fullconv.training import step as training_step
 from fullconv.training.checkpoint import Checkpoints
 from fullconv.training.config import load_config
 from fullconv.training.interrupt import Interrupted
@@ -107,14 +108,20 @@ def test_interrupted_after_any_step(shapes, tmp_path, monkeypatch, uninterrupted
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-@pytest.mark.parametrize(("epoch", "name"), [(1, "state"), (1, "last"), (2, "best"), (2, "last"), (3, "state")])
-def test_interrupted_while_an_epoch_is_ended(shapes, tmp_path, monkeypatch, uninterrupted, epoch, name):
-    """While something large is written, which is the last thing that is."""
+@pytest.mark.parametrize(
+    ("name", "time", "end"),
+    [("last", 1, "state"), ("state", 1, "state"), ("best", 1, "best"), ("last", 2, "last"), ("state", 2, "state")],
+)
+def test_interrupted_while_an_epoch_is_ended(shapes, tmp_path, monkeypatch, uninterrupted, name, time, end):
+    """While something large is written, after which nothing is, but for the state if it was not just before.
+
+    Of three epochs, the second and the third are scored.
+    """
     save, keep, written = RunLog.save, RunLog.write_checkpoint, []
 
     def stopping(what):
         written.append(what)
-        if what == name and written.count("state") == epoch:
+        if what == name and written.count(name) == time:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
@@ -122,7 +129,7 @@ def test_interrupted_while_an_epoch_is_ended(shapes, tmp_path, monkeypatch, unin
         patch.setattr(RunLog, "write_checkpoint", lambda log, state: stopping("state") or keep(log, state))
         with pytest.raises(Interrupted, match="SIGTERM: saved"):
             train(shapes, tmp_path / "run", settings=TINY, epochs=EPOCHS, quiet=True)
-    assert written[-1] == name and written.count("state") == epoch
+    assert written[-1] == end and written.count(name) == time
     train(resume=tmp_path / "run", quiet=True)
     assert digests(tmp_path / "run") == uninterrupted
 
@@ -151,8 +158,8 @@ def test_interrupted_while_a_stage_is_ended(shapes, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("owner", "name", "call"),
     [
-        (loop, "upsampled_cross_entropy", 2),
-        (loop, "upsampled_cross_entropy", 7),
+        (training_step, "upsampled_cross_entropy", 2),
+        (training_step, "upsampled_cross_entropy", 7),
         (torch.nn.Conv2d, "forward", 30),
         (Predictor, "labels", 3),
     ],
@@ -507,4 +514,14 @@ def test_a_disk_that_is_full_says_how_to_go_on(shapes, tmp_path, monkeypatch, sm
         with small_files(50_000), pytest.raises(UsageError, match=message):
             train(resume=tmp_path / "run", quiet=True)
     train(resume=tmp_path / "run", quiet=True)
+    assert digests(tmp_path / "run") == uninterrupted
+
+
+def test_resumed_where_the_data_set_was_moved(shapes, tmp_path, monkeypatch, uninterrupted):
+    shutil.copytree(shapes, tmp_path / "data")
+    stopped(monkeypatch, "validate", tmp_path / "data", tmp_path / "run", settings=TINY, epochs=EPOCHS)
+    (tmp_path / "data").rename(tmp_path / "moved")
+    with pytest.raises(DataError, match=r"data: the data set of .*run is gone; .*fullconv train DATA --resume"):
+        train(resume=tmp_path / "run", quiet=True)
+    train(tmp_path / "moved", resume=tmp_path / "run", quiet=True)
     assert digests(tmp_path / "run") == uninterrupted

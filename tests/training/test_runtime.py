@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from fullconv.errors import UsageError
 from fullconv.training import runtime
 from fullconv.training.runtime import Runtime
 
@@ -82,3 +83,27 @@ def test_synchronised_statistics_of_one_rank_are_its_own(monkeypatch, kind):
     torch.testing.assert_close(runtime._synchronised(layer, images), twin(images))
     torch.testing.assert_close(layer.state_dict(), twin.state_dict())
     assert kind == "BatchNorm2d" or twin(images).min() == 0
+
+
+def test_what_makes_a_step_fast_is_on(monkeypatch):
+    """Measured: docs/results.md."""
+    called, network = [], nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1))
+    monkeypatch.setattr(runtime, "_keep_freed_memory", lambda: called.append(1))
+    Runtime(device="cpu").prepare(network)
+    assert called
+    assert all(layer.weight.is_contiguous(memory_format=torch.channels_last) for layer in network)
+
+
+def test_what_is_wrong_with_the_processes_is_said(monkeypatch):
+    """Those of mpirun, and more of them than there are GPUs."""
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError, match="WORLD_SIZE is set, but RANK is not: start the run with torchrun"):
+        Runtime()
+    for name, value in {"RANK": "3", "LOCAL_RANK": "3", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UsageError, match="rank 3 of this machine finds 2 GPUs: torchrun --nproc-per-node 2"):
+        Runtime()

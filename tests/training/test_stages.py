@@ -45,6 +45,8 @@ def test_a_stage_starts_from_the_one_before(shapes, tmp_path):
     summary = json.loads((result.run / "summary.json").read_text())
     assert summary["scores"]["mean_iu"] == result.scores.mean_iu
     assert summary["epochs"] == result.epochs == 2, "of both"
+    kept = load_config(str(tmp_path / "run" / "stage-1-32s" / "config.yaml"))
+    assert "auto" not in (kept.epochs, kept.data.crop, kept.model.input_scale)
 
 
 def test_an_interrupted_stage_is_resumed_and_a_finished_one_kept(shapes, tmp_path, monkeypatch):

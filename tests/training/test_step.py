@@ -8,16 +8,18 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from fullconv import fcn8s
+from fullconv import fcn8s, losses
 from fullconv.data import Batch
 from fullconv.errors import FullconvError, NotFinite, UsageError
 from fullconv.losses import soft_jaccard
 from fullconv.models import FCN
 from fullconv.training.config import OptimSection, load_config
-from fullconv.training.loop import accumulate_gradients, step_size, train_step
 from fullconv.training.optim import build_optimiser
 from fullconv.training.runtime import Runtime
+from fullconv.training.step import Objective, accumulate_gradients, step_size, train_step
 from fullconv.training.words import rate_in_words
 
 
@@ -41,15 +43,16 @@ def gradients(model, batches, **settings):
     model.zero_grad()
     changes = {"jaccard": 0} | settings  # Of each part, as batch statistics are: it does not add up.
     config = load_config("modern", {f"optim.{key}": value for key, value in changes.items()})
-    runtime, weights = Runtime(device="cpu"), {"semantic": torch.tensor([1.0, 2.0, 0.5, 1.0])}
-    size = step_size(batches, config, runtime, weights)
-    loss = sum(accumulate_gradients(model, batches, size, config, runtime, weights))
+    objective = Objective(config, Runtime(device="cpu"), {"semantic": torch.tensor([1.0, 2.0, 0.5, 1.0])})
+    loss = sum(accumulate_gradients(model, batches, step_size(batches, objective), objective))
     return loss, [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
 
-def step(model, batch):
-    config, weights = load_config("modern"), {"semantic": torch.ones(4)}
-    return train_step(model, [batch], build_optimiser(model, config.optim), config, Runtime(device="cpu"), weights)
+def step(model, batch, config=None, runtime=None, optim=None, classes=4):
+    """One of a new optimiser, of the recipe where nothing else is said."""
+    config = config or load_config("modern")
+    objective = Objective(config, runtime or Runtime(device="cpu"), {"semantic": torch.ones(classes)})
+    return train_step(model, [batch], build_optimiser(model, optim or config.optim), objective)
 
 
 @pytest.mark.parametrize("loss", ["mean", "sum"])
@@ -108,7 +111,7 @@ def test_an_image_between_the_rows_of_the_loss_costs_nothing(model):
 )
 def test_a_batch_too_large_for_the_memory_is_taken_in_parts(model, batch, monkeypatch, words):
     """A network that runs out of memory above two images ends where one with enough ends."""
-    config, weights = load_config("modern", {"optim.jaccard": 0}), {"semantic": torch.ones(4)}
+    config = load_config("modern", {"optim.jaccard": 0})
     monkeypatch.setattr(FCN, "train", lambda model, mode=True: model)  # Batch statistics do depend on the parts.
     twin, real, seen = copy.deepcopy(model), model.coarse, []
 
@@ -121,13 +124,13 @@ def test_a_batch_too_large_for_the_memory_is_taken_in_parts(model, batch, monkey
     monkeypatch.setattr(model, "coarse", short_of_memory)
     runtime, sgd = Runtime(device="cpu"), OptimSection(optimiser="sgd", rate=0.1)
     with pytest.warns(UserWarning, match="out of memory: batches are now taken in 4 parts"):
-        loss = train_step(model, [batch], build_optimiser(model, sgd), config, runtime, weights)
+        loss = step(model, batch, config, runtime, sgd)
     assert seen == [6, 3, 2, 2, 2]
-    expected = train_step(twin, [batch], build_optimiser(twin, sgd), config, Runtime(device="cpu"), weights)
+    expected = step(twin, batch, config, optim=sgd)
     assert loss == pytest.approx(expected, rel=1e-5)
     for name, tensor in twin.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], tensor, msg=lambda text, name=name: name + text)
-    train_step(model, [batch], build_optimiser(model, config.optim), config, runtime, weights)
+    step(model, batch, config, runtime)
     assert seen[5:] == [2, 2, 2], "later steps start in parts"
 
 
@@ -136,8 +139,7 @@ def test_a_pass_that_ran_out_of_memory_does_not_count(batch, monkeypatch):
     torch.manual_seed(0)
     model = fcn8s("small", num_classes=4, context=8, dropout=0.5)
     torch.nn.init.normal_(model.heads["semantic"].score["context"].weight)
-    config, weights, twin = load_config("modern"), {"semantic": torch.ones(4)}, copy.deepcopy(model)
-    real, runtime = model.coarse, Runtime(device="cpu")
+    twin, real, runtime = copy.deepcopy(model), model.coarse, Runtime(device="cpu")
     runtime.seed(0, 1)
 
     def short_of_memory(images):
@@ -148,9 +150,9 @@ def test_a_pass_that_ran_out_of_memory_does_not_count(batch, monkeypatch):
 
     monkeypatch.setattr(model, "coarse", short_of_memory)
     with pytest.warns(UserWarning, match="in 2 parts"):
-        train_step(model, [batch], build_optimiser(model, config.optim), config, runtime, weights)
+        step(model, batch, runtime=runtime)
     runtime.seed(0, 1)
-    train_step(twin, [batch], build_optimiser(twin, config.optim), config, runtime, weights)
+    step(twin, batch, runtime=runtime)
     for name, tensor in twin.state_dict().items():
         torch.testing.assert_close(model.state_dict()[name], tensor, msg=lambda text, name=name: name + text)
 
@@ -167,7 +169,7 @@ def test_a_rank_short_of_memory_asks_no_more_of_the_others(model, batch, monkeyp
             asked.append("largest")
             return super().largest(number)
 
-    config, weights, real, all_asked = load_config("modern"), {"semantic": torch.ones(4)}, model.coarse, []
+    real, all_asked = model.coarse, []
 
     def short_of_memory(images):
         if len(images) > 2:
@@ -178,8 +180,7 @@ def test_a_rank_short_of_memory_asks_no_more_of_the_others(model, batch, monkeyp
         asked = []
         monkeypatch.setattr(model, "coarse", coarse)
         with warnings.catch_warnings(action="ignore"):
-            optimiser = build_optimiser(model, config.optim)
-            train_step(model, [batch], optimiser, config, Asking(device="cpu"), weights)
+            step(model, batch, runtime=Asking(device="cpu"))
         all_asked.append(asked)
     assert all_asked[0] == all_asked[1] != []
 
@@ -194,14 +195,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(model, batch, monkeypatch
 
     monkeypatch.setattr(Runtime, "add_gradients", overflow)
     with pytest.raises(NotFinite, match="the gradient's norm is inf in a step on images a, b, c, d, e, f"):
-        train_step(
-            model,
-            [batch],
-            build_optimiser(model, config.optim),
-            config,
-            Runtime(device="cpu"),
-            {"semantic": torch.ones(4)},
-        )
+        step(model, batch, config)
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, before[name])
 
@@ -254,10 +248,10 @@ def test_recomputing_changes_memory_only(batch, trunk):
         if recompute:
             network.trunk.save_memory()
         network.train()
-        further = (config, Runtime(device="cpu"), {"semantic": torch.ones(4)})
+        objective = Objective(config, Runtime(device="cpu"), {"semantic": torch.ones(4)})
         size, loss = saved_bytes(
-            lambda network=network, further=further: accumulate_gradients(
-                network, [batch], step_size([batch], *further), *further
+            lambda network=network, objective=objective: accumulate_gradients(
+                network, [batch], step_size([batch], objective), objective
             )
         )
         gradients = [p.grad for p in network.parameters() if p.grad is not None]
@@ -282,9 +276,32 @@ def test_what_is_said_of_both_losses_is_the_same_step(model, batch):
     for changes in (summed, {"loss": "mean", **mean}):
         network = copy.deepcopy(model)
         config = load_config("modern", {f"optim.{key}": value for key, value in {**settings, **changes}.items()})
-        optimiser = build_optimiser(network, config.optim)
-        train_step(network, [batch], optimiser, config, Runtime(device="cpu"), {"semantic": torch.ones(4)})
+        step(network, batch, config)
         results.append(network.state_dict())
     for name, tensor in results[0].items():
         torch.testing.assert_close(results[1][name], tensor, msg=lambda text, name=name: name + text)
     assert not torch.equal(tensor, model.state_dict()[name])
+
+
+def test_a_step_never_holds_the_logits(monkeypatch):
+    """Of 150 classes: no tensor of it is as large."""
+    assert losses.STRIP_BYTES <= 128 << 20
+    monkeypatch.setattr(losses, "STRIP_BYTES", 1 << 16)
+    network = fcn8s("small", num_classes=150, context="none")
+    batch = Batch(torch.rand(2, 3, 96, 96) * 255, torch.randint(150, (2, 96, 96)), ("a", "b"), 255)
+    config = load_config("modern", {"optim.loss_stride": 1})
+    with Largest() as largest:
+        step(network, batch, config, classes=150)
+    assert 0 < largest.numbers < batch.targets.numel() * 150 / 2
+
+
+class Largest(TorchDispatchMode):
+    """How many numbers the largest tensor has of those made within it."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        sizes = [tensor.numel() for tensor in tree_leaves(made) if isinstance(tensor, torch.Tensor)]
+        self.numbers = max(self.numbers, *sizes, 0)
+        return made

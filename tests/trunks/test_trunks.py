@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from fullconv.errors import ModelError, UsageError
 from fullconv.trunks import TRUNKS, trunk
+from fullconv.trunks.timm import TimmBody
 
 NAMES = ["alexnet", "googlenet", "resnet18", "resnet50", "timm:tf_efficientnet_lite0", "timm:convnext_atto", "vgg16"]
 
@@ -100,6 +101,21 @@ def test_weights_of_another_network_are_refused(tmp_path):
         trunk("resnet18", weights=tmp_path / "other.safetensors")
 
 
+def test_weights_that_fit_in_part_are_refused(tmp_path):
+    """Where a convolution is missing, or another; fully connected layers may be."""
+    path, own = tmp_path / "trunk.safetensors", torchvision.models.get_model("resnet18").state_dict()
+    save_file({name: tensor for name, tensor in own.items() if "fc." not in name}, path)
+    with pytest.raises(ModelError, match=r"its layer1\.0\.conv1\.weight is 64×64×3×3, this trunk's 64×64×1×1"):
+        trunk("resnet50", weights=path)
+    trunk("resnet18", weights=path)
+    save_file(own | {"fc.weight": torch.zeros(7, 512), "fc.bias": torch.zeros(7)}, path)
+    trunk("resnet18", weights=path)
+    del own["layer3.1.conv2.weight"]
+    save_file(own, path)
+    with pytest.raises(ModelError, match=r"of another network: it lacks layer3\.1\.conv2\.weight"):
+        trunk("resnet18", weights=path)
+
+
 def test_missing_and_damaged_weight_files_are_named(tmp_path):
     with pytest.raises(ModelError, match=r"nowhere\.safetensors: no such weight file"):
         trunk("resnet18", weights=tmp_path / "nowhere.safetensors")
@@ -165,3 +181,17 @@ def test_a_network_of_timm_without_weights_is_named():
     pytest.importorskip("timm", reason="needs the extra 'timm'")
     with pytest.raises(ModelError, match="timm has no weights of vovnet39a: give the path of a file"):
         trunk("timm:vovnet39a", weights="imagenet")
+
+
+def test_a_network_of_timm_that_cannot_compute_again_says_so():
+    with pytest.raises(UsageError, match=r"leave model\.recompute out"):
+        TimmBody(torch.nn.Identity(), []).save_memory()
+
+
+def test_weights_of_googlenet_may_do_without_the_auxiliary_classifiers(tmp_path):
+    """As torchvision's own have none once they are loaded; or have them."""
+    for auxiliary in (False, True):
+        weights = torchvision.models.googlenet(aux_logits=auxiliary, init_weights=False).state_dict()
+        save_file(weights, tmp_path / "googlenet.safetensors")
+        loaded = trunk("googlenet", weights=tmp_path / "googlenet.safetensors")
+        assert torch.equal(next(loaded.body.parameters()), weights["conv1.conv.weight"])

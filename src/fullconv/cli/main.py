@@ -64,8 +64,9 @@ def _say(message: str, code: int) -> int:
 
 
 def _exit_code(error: Any) -> int:
-    known = isinstance(error, FullconvError) or hasattr(error, "format_message")
-    return int(error.exit_code) if known else 1
+    if isinstance(error, FullconvError) or hasattr(error, "format_message"):
+        return int(error.exit_code)
+    return 2 if isinstance(error, OSError) and error.filename else 1
 
 
 def _one_line(error: Any) -> str:
@@ -73,6 +74,8 @@ def _one_line(error: Any) -> str:
         return " ".join(str(error).split())
     if hasattr(error, "format_message"):  # typer's own errors: options and arguments
         return f"{' '.join(error.format_message().split())} Try --help."
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}; look at the path and who may use it"
     what = " ".join(str(error).split())
     if out_of_memory(error):
         return f"out of memory: use smaller crops or batches (data.crop, data.batch_size), or smaller images ({what})"

@@ -60,6 +60,6 @@ def train(
 def _minutes(time: str) -> float:
     units = {"s": 1 / 60, "m": 1.0, "h": 60.0}
     number, unit = time[:-1], time[-1:]
-    if unit not in units or not number.replace(".", "", 1).isdecimal():
+    if unit not in units or not number.replace(".", "", 1).isdecimal() or not float(number):
         raise UsageError(f"--time {time}: write a number and a unit, such as 90s, 60m or 2h")
     return float(number) * units[unit]

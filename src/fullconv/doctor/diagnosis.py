@@ -151,8 +151,13 @@ def refuse_bad(source: DataSource, splits: Iterable[str]) -> None:
         DataError: With the first error that ``check`` would report, and how many more there are.
     """
     records = dict.fromkeys(record for split in splits for record in source.records(split))
-    own = [problem for record in records for problem in examine(record, source.table, thorough=False).problems]
-    refuse([*own, *_further_problems(source, records)])
+    own, modes = list[Problem](), dict[str, list[Path]]()
+    for record in records:
+        found = examine(record, source.table, thorough=False)
+        own += found.problems
+        if found.mode:
+            modes.setdefault(found.mode, []).append(record.image.path)
+    refuse([*own, *_further_problems(source, records), *_mixed(modes)])
 
 
 def _further_problems(source: DataSource, records: Iterable[Record]) -> list[Problem]:
@@ -198,7 +203,7 @@ class _Study:
 
     def diagnosis(self) -> Diagnosis:
         """Judge the whole."""
-        problems = [*self.source.problems, *self.problems, *self._mixed(), *self._duplicates(), *self._classes()]
+        problems = [*self.source.problems, *self.problems, *_mixed(self.modes), *self._duplicates(), *self._classes()]
         alike = [moments for moments in self.moments if moments[0].shape == self.moments[0][0].shape]
         mean, square = np.mean(alike, axis=0) if alike else np.full((2, 3), math.nan)
         return Diagnosis(
@@ -210,14 +215,6 @@ class _Study:
             std=tuple(np.sqrt(np.maximum(square - mean**2, 0)).tolist()),
             upper_bound=self.bound.mean_iu(),
         )
-
-    def _mixed(self) -> Iterator[Problem]:
-        if len(self.modes) > 1:
-            common = max(self.modes, key=lambda mode: len(self.modes[mode]))
-            for mode, files in self.modes.items():
-                if mode != common:
-                    remedy = "nothing to do if that is meant (all are read as RGB); else export them alike"
-                    yield Problem("mixed_channels", tuple(files), f"is {mode}, most images are {common}", remedy)
 
     def _duplicates(self) -> Iterator[Problem]:
         """Report images that stand in two splits, as the same file or nearly the same picture."""
@@ -274,6 +271,17 @@ def grouped(problems: Sequence[Problem]) -> list[Problem]:
     for problem in problems:
         groups.setdefault(replace(problem, files=()), []).extend(problem.files)
     return [replace(problem, files=tuple(dict.fromkeys(files))) for problem, files in groups.items()]
+
+
+def _mixed(modes: Mapping[str, Sequence[Path]]) -> Iterator[Problem]:
+    """Report images of other channels than most: an error where each has as many as it has, and not always three."""
+    common = max(modes, key=lambda mode: len(modes[mode]), default="")
+    for mode, files in modes.items():
+        if mode != common:
+            remedy = "nothing to do if that is meant (all are read as RGB); else export them alike"
+            if blocks := mode.endswith("bands"):
+                remedy = "export them alike, or choose which to read (bands: [1, 2, 3] in a dataset.yaml)"
+            yield Problem("mixed_channels", tuple(files), f"is {mode}, most images are {common}", remedy, blocks)
 
 
 def _channels(mode: str) -> str:

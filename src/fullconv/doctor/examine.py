@@ -77,7 +77,7 @@ def examine(record: Record, table: ClassTable, *, thorough: bool = True) -> Exam
     Args:
         record: The sample.
         table: The classes and how masks spell them.
-        thorough: Decode the image as well; else its header is enough, and only ``size`` is known of it.
+        thorough: Decode the image as well; else its header is enough, and of it ``size`` is known and how many bands.
     """
     found = Examination(record)
     with _collecting(found, record.image.path):
@@ -85,6 +85,8 @@ def examine(record: Record, table: ClassTable, *, thorough: bool = True) -> Exam
             _examine_image(found)
         else:
             found.size = record.image.size()
+            if not isinstance(record.image, ImageFile):
+                found.mode = f"{record.image.channels()} bands"
     with _collecting(found, record.mask.path):
         _examine_mask(found, table)
     return found

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from ..data import DataSource, Sample, open_dataset
-from ..errors import DataError
+from ..errors import DataError, UsageError
 from ..inference import Predictor, Views, load
 from ..metrics import Scores, confusion_matrix
 from ..models import FCN
@@ -65,14 +65,15 @@ def confusion(
 
     Raises:
         DataError: An image is too large for the memory.
+        UsageError: One has other channels than the model takes.
     """
     labels = predictor.label_set
     matrix = torch.zeros(labels.num_classes, labels.num_classes, dtype=torch.int64)
     for done, sample in enumerate(samples, 1):
         try:
             predicted = predictor.labels(sample.image).cpu()
-        except DataError as error:
-            raise DataError(f"image {sample.stem}: {error}") from error
+        except (DataError, UsageError) as error:
+            raise type(error)(f"image {sample.stem}: {error}") from error
         matrix += confusion_matrix(sample.target, predicted, labels.num_classes, sample.ignore_index)
         if progress:
             progress(done, total)

@@ -91,7 +91,8 @@ class SkipHead(nn.Module):
         """The last rung: from the sum of scores to the image."""
         rung, upsample = self.ladder.rungs[-1], self.upscore[-1]
         assert isinstance(upsample, BilinearUpsample)
-        return Upsampling(upsample.kernels(), rung.factor, rung.crop + rung.padding)
+        # A tensor of its own: FSDP hooks what a pass returns, every time anew, and a weight stays.
+        return Upsampling(upsample.kernels().clone(), rung.factor, rung.crop + rung.padding)
 
 
 def _size(feature: Tensor) -> Size:

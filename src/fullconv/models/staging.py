@@ -46,14 +46,15 @@ def start_from(model: FCN, folder: str | Path) -> StartReport:
     Source: Long, Shelhamer & Darrell 2015, section 4.2, for 32s → 16s → 8s.
     """
     saved, ours = FCN.from_pretrained(folder), model.state_dict()
-    state = saved.state_dict()
+    state, theirs = saved.state_dict(), saved.state_dict()
     _check_trunk(folder, model, saved)
     unused, same = [], {task: _common(model, saved, task) for task in model.heads}
     for name in [name for name in state if name.startswith(HEADS)]:
         tensor, task = state.pop(name), name.removeprefix(HEADS).partition(".")[0]
-        if SCENE in name and _shape(ours, name) == tensor.shape:
+        fits = name in ours and _of_the_same_features(name, theirs, ours)
+        if fits and SCENE in name and _shape(ours, name) == tensor.shape:
             state[name] = tensor
-        elif name in ours and tensor.shape[1:] == ours[name].shape[1:] and SCENE not in name and same[task]:
+        elif fits and SCENE not in name and same[task]:
             tensor = tensor * _factor(name, task, saved, model)
             state[name] = _by_class(tensor, ours[name], saved.labels[task], model.labels[task])
         else:
@@ -93,6 +94,14 @@ def _common(model: FCN, saved: FCN, task: str) -> tuple[str, ...]:
     if task not in saved.heads:
         return ()
     return tuple(name for name in model.labels[task].names if name in saved.labels[task].names)
+
+
+def _of_the_same_features(name: str, theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> bool:
+    """Return whether a head's layer takes what the saved one does; of the global context, also the layer below it."""
+    layer = name.rpartition(".")[0]
+    layers = {layer, layer.rpartition(".")[0] + ".0"} if ".scene." in layer else {layer}
+    shapes = [(_shape(theirs, f"{each}.weight"), _shape(ours, f"{each}.weight")) for each in layers]
+    return all(old is not None and new is not None and old[1:] == new[1:] for old, new in shapes)
 
 
 def _factor(name: str, task: str, saved: FCN, model: FCN) -> float:

@@ -18,18 +18,19 @@ from ..models import FCN
 from .config import TrainConfig, changed
 from .feed import build_feed, input_scale, resolved
 from .interrupt import Interrupt, leaving_passes
-from .loop import class_pixels, task_weights, train_step
-from .network import build_model
+from .loop import RARELY
+from .network import build_model, class_pixels
 from .progress import TrainingProgress
 from .runlog import RunLog
 from .runtime import Runtime, is_first
 from .stages import stage_configs
 from .state import TrainState
+from .step import Objective, train_step
 
 TRIAL, LEAST = 0.02, 11
 """Share of the time that trial steps may take, and how many of them are taken even if they take longer …"""
 
-LONGEST, FEWEST = 0.15, 3
+LONGEST, FEWEST_STEPS = 0.15, 3
 """… up to this share, but for so many."""
 
 MARGIN = 0.95
@@ -93,13 +94,13 @@ def fitted(
     scales = [input_scale(stage, source) if stage.model.input_scale == "auto" else 1.0 for stage in stages]
     if max(scales) > 1 and sum(epochs) < ENOUGH * derived:
         said.append(
-            f"images are not enlarged: {minutes:g} minutes hold {_sum(epochs)} epochs of them {max(scales):g} times as "
-            f"large, less than a third of {derived:g}"
+            f"images are not enlarged: {minutes:g} minutes hold {_added(epochs)} epochs of them {max(scales):g} times "
+            f"as large, less than a third of {derived:g}"
         )
         chosen = [{"model.input_scale": 1} if scale > 1 else {} for scale in scales]
         stages = [changed(stage, small) for stage, small in zip(stages, chosen, strict=True)]
         epochs = epochs_within(end, source, stages, wanted, folder)
-    line = f"{minutes:g} minutes hold {_sum(epochs)} epochs, by trial steps"
+    line = f"{minutes:g} minutes hold {_added(epochs)} epochs, by trial steps"
     said.append(line if min(epochs) >= 1 else f"warning: {line}: not every image will be seen")
     TrainingProgress(0, quiet=quiet or not is_first()).say(*said)
     return _with(config, [more | {"epochs": number} for more, number in zip(chosen, epochs, strict=True)])
@@ -187,26 +188,36 @@ def measured(seconds: float, model: FCN, source: DataSource, config: TrainConfig
         trial = copy.deepcopy(model)
         runtime.prepare(trial, config.optim.batch_norm)
         before = time.monotonic()
-        weights = task_weights(class_pixels(source), config, runtime)
+        objective = Objective.of(class_pixels(source), config, runtime)
         feed = build_feed(source, config, runtime.rank, runtime.ranks)
         once = time.monotonic() - before  # The run will look at all masks once more.
         state = TrainState(trial, alone, feed.steps_an_epoch, feed.total_steps, runtime)
         times, before = [], time.monotonic()
         with leaving_passes(trial, Interrupt()):
             for batches in feed.endless():
-                train_step(trial, batches, state.optimiser, config, runtime, weights)
+                train_step(trial, batches, state.optimiser, objective)
                 state.average.update()
                 times.append(time.monotonic() - before)
                 before = time.monotonic()
                 spent = before - start
                 enough = len(times) >= LEAST and spent > TRIAL * seconds
-                if runtime.largest(enough or (len(times) >= FEWEST and spent > LONGEST * seconds)):
+                if runtime.largest(enough or (len(times) >= FEWEST_STEPS and spent > LONGEST * seconds)):
                     break
         late = sorted(times[len(times) // 2 :])
         keeping, saving = _writing_seconds(state, folder / TRIAL_RUN)
-        epoch = feed.steps_an_epoch * late[len(late) // 2] + keeping + saving
+        # Steps of whole images differ.
+        step = sum(late) / len(late) if feed.crop is None else late[len(late) // 2]
+        steps = feed.steps_an_epoch * step
+        epoch = steps + saving + keeping * _keeps(feed.steps_an_epoch, steps, config.checkpoint_minutes)
         evaluation = saving + _evaluation_seconds(trial, source) / runtime.ranks if "val" in source.splits else 0.0
     return Cost(once, epoch, evaluation, config.evaluations)
+
+
+def _keeps(steps: int, seconds: float, minutes: float) -> float:
+    """Return how often the state is kept in an epoch of so many steps and seconds."""
+    if not minutes:
+        return float(steps)
+    return min(1.0, seconds / (60 * RARELY)) + seconds // (60 * minutes)
 
 
 def _writing_seconds(state: TrainState, folder: Path) -> tuple[float, float]:
@@ -229,9 +240,8 @@ def _evaluation_seconds(model: FCN, source: DataSource) -> float:
     few = records[:: max(1, len(records) // 4)][:4]
     start = time.monotonic()
     confusion(predictor, (source.read_sample(record) for record in few))
-    model.train()
     return (time.monotonic() - start) / len(few) * len(records)
 
 
-def _sum(numbers: Iterable[float]) -> str:
+def _added(numbers: Iterable[float]) -> str:
     return " + ".join(f"{number:g}" for number in numbers)

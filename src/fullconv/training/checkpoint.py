@@ -19,7 +19,7 @@ from ..errors import ModelError
 from ..files.atomic import write_atomically
 from ..files.tensors import save_tensors
 
-SCHEMA = 3
+SCHEMA = 4
 KEPT = 2
 """How many checkpoints stay: the newest, and the one before should that be damaged."""
 

@@ -146,7 +146,8 @@ class TrainConfig(_Section):
             of stages stay in proportion.
         stages: Settings that differ from one stage to the next, such as ``{"model.finest_stride": 16}``: every stage
             starts from the weights of the one before.
-        checkpoint_minutes: How often the state is saved from which ``--resume`` goes on; 0 after every step.
+        checkpoint_minutes: How often the state is saved from which ``--resume`` goes on, besides at the end of an epoch
+            that is scored or took half a minute; 0 after every step.
         tensorboard: Also write what TensorBoard reads (extra ``tensorboard``).
     """
 
@@ -185,7 +186,8 @@ class TrainConfig(_Section):
     def _one_length(self) -> "TrainConfig":
         if self.minutes is not None and self.epochs != "auto":
             raise UsageError(
-                "minutes (--time) chooses the epochs of the run: leave epochs out (those of stages are a proportion)"
+                "minutes (--time) chooses the epochs of the run: leave epochs out, or set epochs=auto where the recipe "
+                "has some (those of stages are a proportion)"
             )
         return self
 
@@ -276,6 +278,16 @@ def all_settings(settings: Mapping[str, Any] | None, named: Mapping[str, Any]) -
     return ours | theirs
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without dates: a run may be called 2026-11-27."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in kinds if not tag.endswith(":timestamp")]
+    for first, kinds in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
     """Return ``key=value`` settings as a dictionary; values are read as YAML.
 
@@ -291,7 +303,7 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
         if not equals or not key:
             raise UsageError(f"--set {setting}: write key=value, such as --set optim.rate=1e-3")
         try:
-            changes[key] = yaml.safe_load(value)
+            changes[key] = yaml.load(value, _Loader)
         except yaml.YAMLError as error:
             raise UsageError(f"--set {setting}: the value is not valid YAML") from error
     return changes
@@ -314,7 +326,7 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
     else:
         raise UsageError(f"unknown recipe {recipe!r}; choose one of {', '.join(recipe_names())}, or give a .yaml file")
     try:
-        tree = yaml.safe_load(text) or {}
+        tree = yaml.load(text, _Loader) or {}
     except yaml.YAMLError as error:
         raise UsageError(f"{recipe}: not valid YAML ({error})".replace("\n", " ")) from error
     if not isinstance(tree, dict):

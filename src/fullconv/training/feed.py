@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from ..data import Augmented, Batch, CachedDataset, DataSource, EpochSampler, Patches, TrainingTransform, collate
-from ..errors import UsageError
+from ..errors import FullconvError, UsageError
 from .config import TrainConfig, changed
 from .interrupt import deaf_to_signals
 
@@ -38,7 +38,8 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
         if step % ranks:
             raise UsageError(
                 f"a step of {step} images cannot be shared by {ranks} ranks: "
-                f"let data.batch_size × data.accumulate, and the number of images if that is less, be multiples of it"
+                f"let data.batch_size × data.accumulate, and the number of images if that is less, be a multiple of "
+                f"{ranks} (--set data.accumulate={ranks})"
             )
         self.sampler, self.batch_size, self.step = sampler, batch_size, step
         self.share, self.first = step // ranks, rank * (step // ranks)
@@ -111,7 +112,11 @@ class Feed:
         self.batches.sampler.set_epoch(number, first * self.batches.step)
         batches = iter(self.loader)
         for _ in range(first, end):
-            yield [next(batches) for _ in range(self.batches.batches_a_step)]
+            try:
+                yield [next(batches) for _ in range(self.batches.batches_a_step)]
+            except FullconvError as error:
+                # A worker's comes with its traceback before it.
+                raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from error
 
     def evaluates(self, number: int) -> bool:
         """Return whether the validation split is scored after epoch ``number``."""
@@ -247,6 +252,6 @@ def evaluated_epochs(epochs: int, evaluations: int) -> frozenset[int]:
 
 
 def _pair(crop: int | tuple[int, int] | str) -> tuple[int, int] | None:
-    if crop == "none" or isinstance(crop, str):
+    if isinstance(crop, str):
         return None
     return (crop, crop) if isinstance(crop, int) else crop

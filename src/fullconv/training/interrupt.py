@@ -37,10 +37,13 @@ class Interrupt:
         self.number = 0
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Note the signal; a second one ends the process at once."""
-        if self.number:
+        """Note the signal; Ctrl-C after it ends the process at once.
+
+        Not so SIGTERM: ``torchrun`` and schedulers send it again to a rank that is saving the state.
+        """
+        if self.number and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.number = number
+        self.number = self.number or number
 
     def stop(self, run: Path) -> None:
         """End the run, whose state has been saved.

@@ -1,16 +1,22 @@
 """From a configuration and a data set to the network that is trained."""
 
 import math
+from dataclasses import asdict
 
 import torch
+from jaxtyping import Int64
 
 from ..data import DataSource
 from ..data.labels import DEFAULT_TASK
-from ..errors import UsageError
+from ..errors import FullconvError, UsageError
 from ..files import Bands, ImageFile
-from ..models import FCN, ModelConfig
-from .config import TrainConfig
+from ..inference import model_folder
+from ..models import FCN, ModelConfig, StartReport, start_from
+from .config import TrainConfig, changed
 from .feed import input_scale
+from .progress import TrainingProgress
+from .runlog import TRANSPLANT, RunLog
+from .words import taken_over
 
 Moments = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and deviation, 0–255, of each channel."""
@@ -24,6 +30,8 @@ NORMALISATIONS = {
 
 def build_model(config: TrainConfig, source: DataSource) -> FCN:
     """Return the network that ``config`` asks for, with the data set's channels and classes.
+
+    A trunk whose rate is 0 is frozen.
 
     Raises:
         UsageError: It cannot be built, or its normalisation is one of colours, which the images are not.
@@ -54,12 +62,61 @@ def build_model(config: TrainConfig, source: DataSource) -> FCN:
     model = FCN.from_config(model_config, section.trunk_weights, labels)
     if section.recompute:
         model.trunk.save_memory()
+    if config.optim.trunk_rate == 0:
+        model.trunk.body.requires_grad_(False)
     return model
+
+
+def started(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = False) -> FCN:
+    """Return the network to train, and leave a report of what it took over from ``model.init``.
+
+    Where the files are gone that it started from, but a checkpoint is there, it comes without their weights.
+    """
+    try:
+        model, report = built(source, config)
+    except FullconvError:
+        checkpoint = log.checkpoints.latest()
+        if checkpoint is None:
+            raise
+        model = build_model(changed(config, {"model.trunk_weights": None}), source)
+        mean, std = checkpoint.facts["normalisation"]  # Without weights, a trunk may have another.
+        model.normalise_as((tuple(mean), tuple(std)))
+        return model
+    if report is not None:
+        log.write_json(TRANSPLANT, {"from": config.model.init} | asdict(report))
+        TrainingProgress(0, quiet=quiet or not log.writes).say(*taken_over(report, str(config.model.init)))
+    return model
+
+
+def built(source: DataSource, config: TrainConfig) -> tuple[FCN, StartReport | None]:
+    """Return the network to train as it begins, and what it took over from ``model.init``, if there is one.
+
+    Raises:
+        UsageError: It cannot be built.
+        ModelError: The trunk's weights, or the model to start from, cannot be used.
+    """
+    torch.manual_seed(config.seed)
+    model, section = build_model(config, source), config.model
+    if section.init is None:
+        return model, None
+    asked = model.config.normalisation if model.config is not None else None
+    report = start_from(model, model_folder(section.init))
+    if section.normalisation != "trunk" and model.config is not None and model.config.normalisation != asked:
+        raise UsageError(
+            f"{section.init}: was trained with another normalisation than model.normalisation={section.normalisation}; "
+            f"leave it out"
+        )
+    return model, report
 
 
 def tasks(source: DataSource) -> dict[str, DataSource]:
     """Return a data set's tasks by name, that of its own masks first."""
     return {DEFAULT_TASK: source, **source.further}
+
+
+def class_pixels(source: DataSource) -> dict[str, Int64[torch.Tensor, "_"]]:
+    """Return how many training pixels every class has, by task."""
+    return {task: part.class_pixels("train") for task, part in tasks(source).items()}
 
 
 def channel_moments(source: DataSource, most: int = 256) -> Moments:

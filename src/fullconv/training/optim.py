@@ -1,18 +1,17 @@
-"""Parameter groups, what is frozen, optimisers, schedules, and the running average of the weights."""
+"""Parameter groups, optimisers, schedules, and the running average of the weights."""
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import nn
 
-from ..errors import NotFinite
 from ..models import FCN
 from .config import OptimSection
-from .runtime import Runtime, whole
+from .runtime import whole
 
 CHAINS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -20,18 +19,15 @@ CHAINS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 def parameter_groups(model: FCN, optim: OptimSection) -> list[dict[str, Any]]:
     """Return the optimiser's groups: weights decay; biases and normalisations do not, and may learn faster.
 
-    Frozen upsampling has no parameters and so no group. A trunk rate of 0 freezes the trunk.
+    What is frozen, the trunk or upsampling, has no group.
 
     Source: section 3 of the specification (bias × 2 without decay).
     """
     factors = trunk_factors(model, optim)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        factor = factors.get(name, 1.0)
-        if factor == 0:
-            parameter.requires_grad_(False)
-        else:
-            groups.setdefault((factor, parameter.ndim < 2), []).append(parameter)
+        if parameter.requires_grad:
+            groups.setdefault((factors.get(name, 1.0), parameter.ndim < 2), []).append(parameter)
     return [
         {
             "params": parameters,
@@ -87,18 +83,6 @@ def _weighted(module: nn.Module) -> list[nn.Module]:
     return [part for part in module.children() if next(part.parameters(), None) is not None]
 
 
-def set_training(model: FCN, optim: OptimSection) -> None:
-    """Put a network into training mode, but for what is frozen: a frozen trunk's statistics do not move either."""
-    model.train()
-    frozen: list[nn.Module] = [model] if optim.batch_norm == "frozen" else []
-    if optim.trunk_rate == 0:
-        frozen.append(model.trunk.body)
-    for part in frozen:
-        for layer in part.modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                layer.eval()
-
-
 def build_optimiser(model: FCN, optim: OptimSection) -> torch.optim.Optimizer:
     """Return SGD with momentum, or AdamW, over the model's groups.
 
@@ -127,19 +111,6 @@ def rate_factor(optim: OptimSection, step: int, steps: int) -> float:
         return rise * float((1 - step / steps) ** 0.9)
     fall = max(0.0, step - warm) / max(1.0, steps - warm)
     return rise * 0.5 * (1 + math.cos(math.pi * fall))
-
-
-def remembered_statistics(module: nn.Module) -> Callable[[], None]:
-    """Return what puts all running statistics back to what they are now: after passes that are not to count."""
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    buffers = [buffer for layer in layers for buffer in layer.buffers()]
-    before = [buffer.clone() for buffer in buffers]
-
-    def restore() -> None:
-        for buffer, kept in zip(buffers, before, strict=True):
-            buffer.copy_(kept)
-
-    return restore
 
 
 def class_weights(pixels: Int64[torch.Tensor, "k"], balance: float) -> Float[torch.Tensor, "k"]:
@@ -196,39 +167,3 @@ class WeightAverage:
 
     def _pairs(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         yield from zip(self.model.state_dict().values(), self._source.state_dict().values(), strict=True)
-
-
-def check_step(losses: Sequence[float], stems: Sequence[Sequence[str]], total: float, gradient: float) -> None:
-    """Stop a run whose loss or gradient is no number, before the weights change; on all ranks at once.
-
-    Args:
-        losses: Of this rank's batches.
-        stems: Names of their images.
-        total: The loss of all ranks.
-        gradient: Norm of the gradient of all ranks.
-
-    Raises:
-        NotFinite: One is not finite; the message names the images.
-    """
-    if math.isfinite(total) and math.isfinite(gradient):
-        return
-    for loss, images in zip(losses, stems, strict=True):
-        if not math.isfinite(loss):
-            raise NotFinite(f"the loss is {loss} on images {', '.join(images)}: lower optim.rate, or set optim.clip=1")
-    if not math.isfinite(total):
-        raise NotFinite("the loss is not finite on another rank, which names its images")
-    images = [stem for batch in stems for stem in batch]
-    raise NotFinite(f"the gradient's norm is {gradient} in a step on images {', '.join(images)}: lower optim.rate")
-
-
-def check_weights(tensors: Iterable[torch.Tensor], runtime: Runtime) -> None:
-    """Stop a run whose weights are no numbers, or so large that their norm is none, before they are written.
-
-    All ranks must ask: running statistics may be each one's own.
-
-    Raises:
-        NotFinite: They are.
-    """
-    norm = float(torch.nn.utils.get_total_norm([tensor for tensor in tensors if tensor.is_floating_point()]))
-    if runtime.largest(not math.isfinite(norm)):
-        raise NotFinite("the norm of the weights is not finite, and they were not written: lower optim.rate")

@@ -12,12 +12,12 @@ from ..files.atomic import write_atomically
 from .config import TrainConfig, all_settings
 from .feed import build_feed
 from .interrupt import Interrupt, leaving_passes
-from .loop import class_pixels, task_weights, train_step
+from .network import class_pixels, started
 from .optim import build_optimiser
 from .run import asked, opened
 from .runlog import RunLog
 from .runtime import Runtime
-from .stages import started
+from .step import Objective, train_step
 
 SPAN = 1e4
 """The rates tried go from the recipe's ÷ this to the recipe's × this."""
@@ -86,7 +86,7 @@ def range_test(source: DataSource, config: TrainConfig, log: RunLog, steps: int)
     """Return the losses of steps at growing rates, up to where the loss explodes."""
     model, runtime = started(source, config, log), Runtime(config.optim.precision)
     runtime.prepare(model, config.optim.batch_norm)
-    weights = task_weights(class_pixels(source), config, runtime)
+    objective = Objective.of(class_pixels(source), config, runtime)
     optimiser = build_optimiser(model, config.optim)
     own = [group["lr"] for group in optimiser.param_groups]
     rates, losses, smoothed = list[float](), list[float](), list[float]()
@@ -97,7 +97,7 @@ def range_test(source: DataSource, config: TrainConfig, log: RunLog, steps: int)
             for group, rate in zip(optimiser.param_groups, own, strict=True):
                 group["lr"] = rate * factor
             try:
-                losses.append(train_step(model, batches, optimiser, config, runtime, weights))
+                losses.append(train_step(model, batches, optimiser, objective))
             except NotFinite:  # The end of the test, not an error.
                 if not losses:
                     raise

@@ -13,10 +13,11 @@ from .budget import as_chosen, fitted
 from .config import TrainConfig, all_settings, changed, load_config, recipe_names
 from .events import summary_writer
 from .feed import resolved
-from .loop import TrainResult, fit
+from .loop import TrainResult, finished, fit
+from .network import started
 from .runlog import RunLog, is_run, with_absolute_paths
 from .runtime import Runtime, is_restarted
-from .stages import check_networks, finished, fit_stages, stage_configs, started
+from .stages import check_networks, fit_stages, stage_configs
 
 BROUGHT = ("trunk", "context")
 """Of a network, what the model decides from which it starts."""
@@ -56,12 +57,16 @@ def train(
     """
     if resume is not None:
         if out is not None or recipe != "modern" or settings or any(value is not None for value in named.values()):
-            raise UsageError("a resumed run has its settings already: give resume (and data, if need be) alone")
+            raise UsageError(
+                "--resume RUN knows its settings: give it alone, or with DATA where the data set has moved"
+            )
         log = RunLog.begun(resume) if is_restarted() and is_run(resume) else RunLog.resumed(resume)
         source = opened(data if data is not None else log.data())
         return _run(source, log.config(), log, quiet)
     if data is None or out is None:
-        raise UsageError("give a data set and the folder of the run, or resume")
+        raise UsageError(
+            "give a data set and a folder for the run (DATA --out RUN), or a run to go on with (--resume RUN)"
+        )
     changes = all_settings(settings, named)
     kept = RunLog.begun(out).config() if is_restarted() and is_run(out) else None
     config = asked(recipe, changes, kept)

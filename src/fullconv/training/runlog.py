@@ -17,7 +17,7 @@ import torchvision
 import yaml
 
 from .. import __version__
-from ..errors import UsageError
+from ..errors import DataError, UsageError
 from ..files.atomic import write_atomically
 from ..models import FCN
 from ..trunks import DOWNLOAD
@@ -107,9 +107,15 @@ class RunLog:
 
         Raises:
             UsageError: It was an opened data set, which must be given again.
+            DataError: It is not there any more.
         """
         if (path := self._data()) is None:
             raise UsageError(f"{self.folder}: was started from Python on an opened data set; give it again as data")
+        if not path.exists():
+            raise DataError(
+                f"{path}: the data set of {self.folder} is gone; if it is elsewhere now: fullconv train DATA --resume "
+                f"{self.folder}"
+            )
         return path
 
     def _data(self) -> Path | None:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Batch
-from ..errors import FullconvError, out_of_memory
+from ..errors import FullconvError, UsageError, out_of_memory
 from .interrupt import dying_at_once
 
 
@@ -233,9 +233,13 @@ def _joined() -> tuple[int, int]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return 0, 1
     if not dist.is_initialized():
-        gpu = torch.cuda.is_available()
+        if missing := [name for name in _OF_A_RANK if name not in os.environ]:
+            raise UsageError(f"WORLD_SIZE is set, but {missing[0]} is not: start the run with torchrun, or unset it")
+        gpu, local = torch.cuda.is_available(), int(os.environ["LOCAL_RANK"])
+        if gpu and local >= (count := torch.cuda.device_count()):
+            raise UsageError(f"rank {local} of this machine finds {count} GPUs: torchrun --nproc-per-node {count}")
         if gpu:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(local)
         with dying_at_once():  # Another rank may have been refused, and never come.
             store, rank, ranks = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
             # torchrun keeps its store over a restart, and with it the dead ranks' addresses. Machines count restarts
@@ -336,6 +340,8 @@ def _keep_freed_memory() -> None:
         for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 2**28)):
             libc.mallopt(parameter, value)
 
+
+_OF_A_RANK = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 _MANY_WEIGHTS, _FEW_CELLS = 10**7, 768
 """From how many weights and up to how many cells the product is faster (measured: docs/results.md)."""

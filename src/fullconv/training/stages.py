@@ -1,22 +1,15 @@
 """Stages: a recipe such as FCN-32s → 16s → 8s as one run, each stage starting from the weights of the one before."""
 
 import json
-from dataclasses import asdict
-
-import torch
 
 from ..data import DataSource
-from ..errors import FullconvError, UsageError
-from ..inference import model_folder
-from ..metrics import Scores
-from ..models import FCN, StartReport, start_from
+from ..errors import UsageError
+from ..models import FCN
 from .config import TrainConfig, changed
 from .feed import resolved
-from .loop import TrainResult, fit
-from .network import build_model
-from .progress import TrainingProgress
-from .runlog import SUMMARY, TRANSPLANT, RunLog
-from .words import taken_over
+from .loop import TrainResult, finished, fit
+from .network import built, started
+from .runlog import SUMMARY, RunLog
 
 
 def stage_configs(config: TrainConfig) -> list[TrainConfig]:
@@ -85,50 +78,4 @@ def check_networks(source: DataSource, config: TrainConfig) -> None:
         ModelError: A weight file or a model to start from cannot be used.
     """
     for stage in stage_configs(config) or [config]:
-        _started(source, stage)
-
-
-def started(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = False) -> FCN:
-    """Return the network to train, and leave a report of what it took over from ``model.init``.
-
-    Where the files are gone that it started from, but a checkpoint is there, it comes without their weights.
-    """
-    try:
-        model, report = _started(source, config)
-    except FullconvError:
-        checkpoint = log.checkpoints.latest()
-        if checkpoint is None:
-            raise
-        model = build_model(changed(config, {"model.trunk_weights": None}), source)
-        mean, std = checkpoint.facts["normalisation"]  # Without weights, a trunk may have another.
-        model.normalise_as((tuple(mean), tuple(std)))
-        return model
-    if report is not None:
-        log.write_json(TRANSPLANT, {"from": config.model.init} | asdict(report))
-        TrainingProgress(0, quiet=quiet or not log.writes).say(*taken_over(report, str(config.model.init)))
-    return model
-
-
-def _started(source: DataSource, config: TrainConfig) -> tuple[FCN, StartReport | None]:
-    torch.manual_seed(config.seed)
-    model, section = build_model(config, source), config.model
-    if section.init is None:
-        return model, None
-    asked = model.config.normalisation if model.config is not None else None
-    report = start_from(model, model_folder(section.init))
-    if section.normalisation != "trunk" and model.config is not None and model.config.normalisation != asked:
-        raise UsageError(
-            f"{section.init}: was trained with another normalisation than model.normalisation={section.normalisation}; "
-            f"leave it out"
-        )
-    return model, report
-
-
-def finished(log: RunLog, source: DataSource) -> TrainResult | None:
-    """Return what a finished run ended with; None where it is not finished."""
-    if not (log.folder / SUMMARY).is_file():
-        return None
-    summary = json.loads((log.folder / SUMMARY).read_text())
-    matrix = summary["confusion"]
-    scores = Scores.from_confusion(torch.tensor(matrix), source.labels.names) if matrix else None
-    return TrainResult(log.folder, scores, summary["epochs"], summary["seconds"])
+        built(source, stage)

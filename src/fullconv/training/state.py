@@ -1,16 +1,17 @@
 """The state of a run between two steps: what a checkpoint keeps."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import ModelError
+from ..errors import ModelError, NotFinite
 from ..models import FCN
 from .checkpoint import Checkpoint
 from .config import TrainConfig
-from .optim import WeightAverage, build_optimiser, build_schedule, check_weights
+from .optim import WeightAverage, build_optimiser, build_schedule
 from .runtime import Runtime, shared, whole
 from .words import dead_scores
 
@@ -30,7 +31,6 @@ class TrainState:
         losses: Of the steps of the epoch in progress.
         best: Histogram [truth, prediction] of the best evaluation so far; None before the first.
         records: Lines of the log so far.
-        seconds: Time spent before this process.
         kept: The ``place`` that the last checkpoint is of; None before the first.
     """
 
@@ -48,7 +48,6 @@ class TrainState:
         self.losses: list[float] = []
         self.best: Tensor | None = None
         self.records: list[dict[str, Any]] = []
-        self.seconds = 0.0
         self.kept: tuple[int, int] | None = None
         self._dead: list[str] | None = None
 
@@ -108,7 +107,6 @@ class TrainState:
             "normalisation": config and config.normalisation,
             "losses": self.losses,
             "records": self.records,
-            "averaged": self.average.steps,
             "seconds": seconds,
             "dead_scores": self.dead_scores,
             "steps": [self.steps, self.steps_an_epoch],
@@ -129,7 +127,10 @@ class TrainState:
         groups = _grouped(checkpoint.tensors)
         if checkpoint.facts["steps"] != [self.steps, self.steps_an_epoch]:
             seen = "{} steps, {} an epoch".format(*checkpoint.facts["steps"])
-            raise ModelError(f"the checkpoint is of a run of {seen}; the data set or the settings have changed since")
+            raise ModelError(
+                f"the checkpoint is of a run of {seen}; the data set or the settings have changed since: put them "
+                f"back, or start another run from this one's weights (model.init)"
+            )
         try:
             own = self.model.state_dict()
             self.model.load_state_dict({name: shared(kept, own[name]) for name, kept in groups["model"].items()})
@@ -137,10 +138,10 @@ class TrainState:
         except (RuntimeError, KeyError) as error:
             raise ModelError(f"the checkpoint is of another network ({' '.join(str(error).split())[:200]})") from error
         self._restore_optimiser(groups.get("optimiser", {}))
-        self.step, self.average.steps = checkpoint.step, checkpoint.facts["averaged"]
+        self.step = self.average.steps = checkpoint.step
         self.losses, self.records = checkpoint.facts["losses"], checkpoint.facts["records"]
-        self.seconds, self.best = checkpoint.facts["seconds"], checkpoint.tensors.get("best")
-        self._dead = checkpoint.facts.get("dead_scores", [])
+        self.best = checkpoint.tensors.get("best")
+        self._dead = checkpoint.facts["dead_scores"]
         self.kept = self.place
         # Batches that were too much for the memory go on in their parts; other ranks than before in the most of them.
         pieces = checkpoint.facts["pieces"]
@@ -176,3 +177,16 @@ def _grouped(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         group, _, rest = name.partition(".")
         groups.setdefault(group, {})[rest] = tensor
     return groups
+
+
+def check_weights(tensors: Iterable[Tensor], runtime: Runtime) -> None:
+    """Stop a run whose weights are no numbers, or so large that their norm is none, before they are written.
+
+    All ranks must ask: running statistics may be each one's own.
+
+    Raises:
+        NotFinite: They are.
+    """
+    norm = float(torch.nn.utils.get_total_norm([tensor for tensor in tensors if tensor.is_floating_point()]))
+    if runtime.largest(not math.isfinite(norm)):
+        raise NotFinite("the norm of the weights is not finite, and they were not written: lower optim.rate")

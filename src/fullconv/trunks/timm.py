@@ -53,8 +53,14 @@ class TimmBody(nn.Module):
         return dict(zip(self.names, self.network(image), strict=True))
 
     def save_memory(self) -> None:
-        """Compute activations again in the backward pass."""
+        """Compute activations again in the backward pass.
+
+        Raises:
+            UsageError: This network of timm cannot.
+        """
         network: Any = self.network
+        if not hasattr(network, "set_grad_checkpointing"):
+            raise UsageError("this trunk cannot compute its activations again: leave model.recompute out")
         network.set_grad_checkpointing(True)
 
 

@@ -42,12 +42,24 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 def load_weights(module: nn.Module, path: str | Path, rename: Callable[[str], str] | None = None) -> TransplantReport:
     """Copy a weight file into ``module`` by name, reshaping where only the shape differs.
 
+    Fully connected layers may stay new: files of trunks do without them, or have other classes.
+
     Raises:
-        ModelError: The file cannot be read, or none of its tensors fits: it belongs to another network.
+        ModelError: The file cannot be read, or lacks a convolution: it belongs to another network.
     """
     state = read_weights(path)
     report = transplant(state, module, rename)
     if not report.copied and not report.reshaped:
         seen, wanted = next(iter(state), "nothing"), next(iter(module.state_dict()))
         raise ModelError(f"{path}: none of its tensors fits this trunk (it holds {seen}, the trunk wants {wanted})")
+    for name, its, ours in report.mismatched:
+        if len(ours) == 4:
+            raise ModelError(f"{path}: of another network: its {name} is {_by(its)}, this trunk's {_by(ours)}")
+    shapes = module.state_dict()
+    if missing := [name for name in report.left_new if shapes[name].ndim == 4]:
+        raise ModelError(f"{path}: of another network: it lacks {missing[0]} of this trunk")
     return report
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))

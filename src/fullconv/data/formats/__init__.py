@@ -138,7 +138,11 @@ def _with_tasks(source: DataSource, description: Description, where: Path | None
             if record.stem not in other.by_stem:
                 seen, remedy = f"has no mask of the task {task!r}", "add it, or take the image off the lists"
                 problems.append(Problem("missing_mask", (record.image.path,), seen, remedy))
-        further[task] = other
+        splits = {
+            name: tuple(other.by_stem[record.stem] for record in records if record.stem in other.by_stem)
+            for name, records in source.splits.items()
+        }
+        further[task] = replace(other, splits=splits)
     if strict:
         refuse(problems)
     return replace(source, further=further, problems=(*source.problems, *problems))
