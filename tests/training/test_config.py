@@ -1,8 +1,13 @@
+import re
 from importlib import resources
 from itertools import takewhile
+from pathlib import Path
 
 import pytest
+import yaml
+from typer.main import get_command
 
+from fullconv.cli.main import app
 from fullconv.errors import UsageError
 from fullconv.training.config import all_settings, load_config, named_settings, parse_settings, recipe_names
 
@@ -134,3 +139,18 @@ def test_named_options():
     assert named_settings({"trunk": "vgg16", "epochs": None}) == {"model.trunk": "vgg16"}
     with pytest.raises(UsageError, match="unknown option 'epoch'; did you mean epochs"):
         named_settings({"epoch": 3})
+
+
+def test_the_docs_list_every_setting_with_the_default_recipes_value():
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    rows = dict(re.findall(r"^\| `([a-z_.]+)` \|(.*?)\|", text, re.MULTILINE))
+    tree = load_config("modern").model_dump(mode="json")
+    values = {name: value for name, value in tree.items() if name not in ("recipe", "model", "data", "optim")}
+    values |= {f"{part}.{name}": value for part in ("model", "data", "optim") for name, value in tree[part].items()}
+    for name, value in values.items():
+        assert yaml.safe_load(rows[name].strip(" `") or "null") == (value if value != [] else None), name
+
+
+def test_the_help_lists_the_recipes():
+    (option,) = (option for option in get_command(app).commands["train"].params if option.name == "recipe")
+    assert set(option.help.split(";")[0].split(", ")) == set(recipe_names())

@@ -12,11 +12,19 @@ from .options import OptionalDataPath
 def train(
     data: OptionalDataPath = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="RUN", help="Folder to create for the run.")] = None,
-    recipe: Annotated[str, typer.Option(help="Name of a recipe, or a .yaml file.")] = "modern",
-    trunk: Annotated[str | None, typer.Option(help="Trunk, such as vgg16, resnet18 or timm:NAME.")] = None,
+    recipe: Annotated[
+        str,
+        typer.Option(help="modern, paper-heavy, paper-accumulate, at-once, staged, demo; or a .yaml file of your own."),
+    ] = "modern",
+    trunk: Annotated[
+        str | None, typer.Option(help="Trunk, such as vgg16 or timm:NAME; by default the recipe's, in modern resnet18.")
+    ] = None,
     trunk_weights: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="Trunk weights: a .safetensors or .pth file, or 'imagenet' (downloads)."),
+        typer.Option(
+            metavar="PATH",
+            help="Trunk weights: a .safetensors or .pth file, or 'imagenet' (downloads); without, it starts at random.",
+        ),
     ] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the training images, such as 12 or 0.5.")] = None,
     time: Annotated[
@@ -25,13 +33,16 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="Of weights, order and augmentation.")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any setting of a recipe; may be repeated."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Any setting of a recipe (docs/training.md lists them); may be repeated."
+        ),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped; needs nothing else.")
+        Path | None,
+        typer.Option(metavar="RUN", help="Go on with a run that was stopped; needs nothing else, not even DATA."),
     ] = None,
     find_lr: Annotated[
-        bool, typer.Option("--find-lr", help="Do not train: try rates, draw the losses and suggest one.")
+        bool, typer.Option("--find-lr", help="Do not train: try rates, draw the losses in --out, suggest one.")
     ] = False,
 ) -> None:
     """Train a network on a data set."""
