@@ -115,6 +115,7 @@ def weights(run):
         ("synchronised", 4, 1, {}),
         ("frozen", 4, 1, {"optim.sharded": True, "optim.clip": 0.5}),
         ("frozen", 2, 2, {"optim.sharded": True, "optim.average": 0.9}),
+        ("frozen", 4, 1, {"optim.sharded": True, "optim.trunk_rate": 0}),
     ],
 )
 def test_two_ranks_equal_one(shapes, tmp_path, batch_norm, batch, accumulate, more):
@@ -140,6 +141,7 @@ def test_two_ranks_equal_one(shapes, tmp_path, batch_norm, batch, accumulate, mo
     ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4), "of both ranks' images"
     assert output.count("val mean IU") == 1, "only the first speaks"
+    assert "4 steps of 4 an epoch" in output
     assert "Warning" not in output
     assert f"{one.scores.mean_iu:.4f}" in output
 
