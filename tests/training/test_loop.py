@@ -29,7 +29,7 @@ from fullconv.training.feed import (
     resolved,
 )
 from fullconv.training.interrupt import Interrupt, Interrupted
-from fullconv.training.loop import same_step, stop_if_asked
+from fullconv.training.loop import Session, same_step
 from fullconv.training.network import build_model
 from fullconv.training.optim import rate_factor
 from fullconv.training.progress import Clock
@@ -173,11 +173,12 @@ def test_a_loss_that_explodes_stops_the_run_and_keeps_nothing_of_it(shapes, tmp_
     assert kept is not None and all(bool(torch.isfinite(tensor).all()) for tensor in kept.tensors.values())
 
 
-@pytest.mark.parametrize("often", [0, 5])
-def test_weights_that_explode_in_the_last_step_are_not_kept(shapes, tmp_path, often):
+@pytest.mark.parametrize(("often", "epochs"), [(0, 1), (5, 1), (5, 2)])
+def test_weights_that_explode_in_the_last_step_are_not_kept(shapes, tmp_path, often, epochs):
+    """Of an epoch, whether it is scored or not."""
     settings = {"optim.optimiser": "sgd", "optim.rate": 1e300, "data.batch_size": 12, "checkpoint_minutes": often}
     with pytest.raises(NotFinite, match="the norm of the weights is"):
-        run(shapes, tmp_path / "run", settings=settings)
+        run(shapes, tmp_path / "run", epochs=epochs, settings=settings | {"evaluations": 1})
     assert not list((tmp_path / "run").rglob("*.safetensors")) and not list((tmp_path / "run").rglob("*.ckpt"))
 
 
@@ -322,10 +323,10 @@ class Ranks(Runtime):
 def test_a_signal_while_ranks_ask_each_other_is_not_lost():
     interrupt = Interrupt()
     ranks = Ranks(interrupt)
-    ask = partial(stop_if_asked, interrupt, at_step(3), RunLog.begun("run"), Clock(), ranks)
-    ask()
+    session = Session(at_step(3), RunLog.begun("run"), Clock(), ranks, interrupt)
+    session.stop_if_asked()
     with pytest.raises(Interrupted, match="SIGTERM: saved"):
-        ask()
+        session.stop_if_asked()
     assert ranks.waited, "torchrun ends the others as soon as one has ended"
 
 

@@ -25,7 +25,7 @@ from .network import class_pixels, tasks
 from .progress import Clock, TrainingProgress
 from .runlog import COLUMNS, SUMMARY, RunLog
 from .runtime import Runtime
-from .state import TrainState, mean_loss
+from .state import TrainState, check_weights, mean_loss
 from .step import Objective, train_step
 from .words import (
     balance_in_words,
@@ -57,6 +57,49 @@ class TrainResult:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Session:
+    """A run in progress, where it is kept, and what may end it."""
+
+    state: TrainState
+    log: RunLog
+    clock: Clock
+    runtime: Runtime
+    interrupt: Interrupt
+
+    def keep(self) -> None:
+        """Write the state from which ``--resume`` goes on, unless it was written as it is; all ranks must ask for it.
+
+        Raises:
+            NotFinite: Weights are not.
+            UsageError: It cannot be written.
+        """
+        if self.state.kept != self.state.place:
+            self.log.write_checkpoint(self.state.checkpoint(self.clock.seconds))
+            self.state.kept = self.state.place
+            self.clock.kept()
+
+    def keep_if_due(self, minutes: float) -> bool:
+        """Keep the state if that was last done so long ago, and return whether it was."""
+        due = bool(self.runtime.largest(self.log.writes and self.clock.due(minutes)))
+        if due:
+            self.keep()
+        return due
+
+    def stop_if_asked(self) -> None:
+        """End the run, with its state saved, if a signal came to any rank.
+
+        Raises:
+            Interrupted: One did.
+        """
+        # One that comes to this rank meanwhile stays noted, for the next time.
+        if number := self.runtime.largest(self.interrupt.number):
+            self.interrupt.number = number
+            self.keep()
+            self.runtime.wait()  # Once a rank has ended, torchrun ends the others, also one that is still writing.
+            self.interrupt.stop(self.log.run)
+
+
 def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = False) -> TrainResult:
     """Train ``model`` as ``config`` says, from the newest checkpoint in ``log``; everything that is kept goes there.
 
@@ -86,20 +129,20 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
         interruptible() as interrupt,
         nullcontext() if runtime.lockstep else leaving_passes(model, interrupt),
     ):
+        session = Session(state, log, clock, runtime, interrupt)
         while not state.finished:
             for batches in feed.steps(state.epoch, len(state.losses)):
                 runtime.seed(config.seed, state.step)
                 with suppress(Abandoned):
                     state.advance(train_step(model, batches, state.optimiser, objective))
                     progress.step(state, feed.batches.step, runtime.memory())
-                stop_if_asked(interrupt, state, log, clock, runtime)
-                if runtime.largest(log.writes and clock.due(config.checkpoint_minutes)):
-                    keep(state, log, clock)
-            end_epoch(state, source, feed, log, clock, runtime, interrupt)
+                session.stop_if_asked()
+                session.keep_if_due(config.checkpoint_minutes)
+            end_epoch(session, source, feed)
             if events:
                 show_epoch(events, state, source, runtime)
             progress.say(*describe_epoch(state.records[-1], feed.last_epoch))
-            stop_if_asked(interrupt, state, log, clock, runtime)
+            session.stop_if_asked()
     if state.best is None:
         log.save(state.average.model, "best")
     scores = None if state.best is None else Scores.from_confusion(state.best, source.labels.names)
@@ -123,42 +166,7 @@ def same_step(state: TrainState, runtime: Runtime) -> None:
         )
 
 
-def stop_if_asked(interrupt: Interrupt, state: TrainState, log: RunLog, clock: Clock, runtime: Runtime) -> None:
-    """End the run, with its state saved, if a signal came to any rank.
-
-    Raises:
-        Interrupted: One did.
-    """
-    # One that comes to this rank meanwhile stays noted, for the next time.
-    if number := runtime.largest(interrupt.number):
-        interrupt.number = number
-        keep(state, log, clock)
-        runtime.wait()  # Once a rank has ended, torchrun ends the others, also one that is still writing.
-        interrupt.stop(log.run)
-
-
-def keep(state: TrainState, log: RunLog, clock: Clock) -> None:
-    """Write the state from which ``--resume`` goes on, unless it was written as it is; all ranks must ask for it.
-
-    Raises:
-        NotFinite: Weights are not.
-        UsageError: It cannot be written.
-    """
-    if state.kept != state.place:
-        log.write_checkpoint(state.checkpoint(clock.seconds))
-        state.kept = state.place
-        clock.kept()
-
-
-def end_epoch(
-    state: TrainState,
-    source: DataSource,
-    feed: Feed,
-    log: RunLog,
-    clock: Clock,
-    runtime: Runtime,
-    interrupt: Interrupt,
-) -> None:
+def end_epoch(session: Session, source: DataSource, feed: Feed) -> None:
     """Score the averaged network where it is time to, save it, and write the epoch's line.
 
     The state is kept before, if it was not just now: nothing is lost where the rest fails, and a signal waits for one
@@ -169,23 +177,26 @@ def end_epoch(
         DataError: An image cannot be scored.
         Interrupted: A signal came while it was scored or saved; it will be scored again.
     """
+    state, log, runtime = session.state, session.log, session.runtime
     model, names, matrix, warnings = state.average.model, source.labels.names, None, list[str]()
     runtime.align(model)
-    if feed.evaluates(state.epoch) or runtime.largest(clock.due(RARELY)):
-        keep(state, log, clock)
-    stop_if_asked(interrupt, state, log, clock, runtime)
     if feed.evaluates(state.epoch):
-        matrix = validate(model, source, runtime, interrupt)
-        stop_if_asked(interrupt, state, log, clock, runtime)
+        session.keep()
+    elif not session.keep_if_due(RARELY):
+        check_weights(model.state_dict().values(), runtime)
+    session.stop_if_asked()
+    if feed.evaluates(state.epoch):
+        matrix = validate(model, source, runtime, session.interrupt)
+        session.stop_if_asked()
         if warnings := nothing_to_score(matrix):
             matrix = None
         elif state.best is None or mean_iu(matrix, names) >= mean_iu(state.best, names):
             state.best = matrix
             log.save(model, "best")
-            stop_if_asked(interrupt, state, log, clock, runtime)
+            session.stop_if_asked()
     log.save(model, "last")
-    stop_if_asked(interrupt, state, log, clock, runtime)
-    record = epoch_record(state, names, matrix, clock.seconds)
+    session.stop_if_asked()
+    record = epoch_record(state, names, matrix, session.clock.seconds)
     if matrix is not None:
         warnings += one_class_only([*state.records, record], names)
     if warnings := [*warnings, *state.dead_scores]:
