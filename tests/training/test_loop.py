@@ -323,7 +323,7 @@ class Ranks(Runtime):
 def test_a_signal_while_ranks_ask_each_other_is_not_lost():
     interrupt = Interrupt()
     ranks = Ranks(interrupt)
-    session = Session(at_step(3), RunLog.begun("run"), Clock(), ranks, interrupt)
+    session = Session(at_step(3), RunLog("run"), Clock(), ranks, interrupt)
     session.stop_if_asked()
     with pytest.raises(Interrupted, match="SIGTERM: saved"):
         session.stop_if_asked()

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from ..errors import UsageError
 
+ELSEWHERE = "choose another --out"
+"""What to do where an output cannot be written."""
 
-def write_atomically(path: str | Path, write: Callable[[Path], object], remedy: str = "choose another --out") -> None:
+
+def write_atomically(path: str | Path, write: Callable[[Path], object], remedy: str = ELSEWHERE) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then put it in place: never a half-written output.
 
     Missing folders are made. The temporary name keeps the extension, from which writers tell the format.

@@ -73,7 +73,7 @@ def find_rate(
     if config.stages or config.minutes is not None:
         raise UsageError("--find-lr tests the rate of one stage: give a recipe without stages, and no --time")
     figure = _figure()
-    source, log = opened(data), RunLog(out)
+    source, log = opened(data), RunLog.new(out)
     found = range_test(source, config, log, steps)
     log.write_json("find-lr.json", asdict(found))
     if log.writes:

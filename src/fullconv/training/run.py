@@ -60,7 +60,7 @@ def train(
             raise UsageError(
                 "--resume RUN knows its settings: give it alone, or with DATA where the data set has moved"
             )
-        log = RunLog.begun(resume) if is_restarted() and is_run(resume) else RunLog.resumed(resume)
+        log = RunLog(resume) if is_restarted() and is_run(resume) else RunLog.resumed(resume)
         source = opened(data if data is not None else log.data())
         return _run(source, log.config(), log, quiet)
     if data is None or out is None:
@@ -68,12 +68,12 @@ def train(
             "give a data set and a folder for the run (DATA --out RUN), or a run to go on with (--resume RUN)"
         )
     changes = all_settings(settings, named)
-    kept = RunLog.begun(out).config() if is_restarted() and is_run(out) else None
+    kept = RunLog(out).config() if is_restarted() and is_run(out) else None
     config = asked(recipe, changes, kept)
     _check_stages(config, changes)
     if kept is not None:
-        return _run_again(data, config, kept, RunLog.begun(out), quiet)
-    source, log = opened(data), RunLog(out)
+        return _run_again(data, config, kept, RunLog(out), quiet)
+    source, log = opened(data), RunLog.new(out)
     # What is wrong with a network or with what it would be fed is said before there is a run.
     kept = _remembered(config, source)
     check_networks(source, config)

@@ -1,6 +1,5 @@
 """What a run leaves behind besides weights: its configuration, environment, log and summary."""
 
-import copy
 import csv
 import io
 import json
@@ -18,7 +17,7 @@ import yaml
 
 from .. import __version__
 from ..errors import DataError, UsageError
-from ..files.atomic import write_atomically
+from ..files.atomic import ELSEWHERE, write_atomically
 from ..models import FCN
 from ..trunks import DOWNLOAD
 from .checkpoint import GO_ON, Checkpoint, Checkpoints
@@ -35,28 +34,40 @@ COLUMNS = ("epoch", "loss", "pixel_accuracy", "mean_accuracy", "mean_iu", "frequ
 class RunLog:
     """A run folder: ``config.yaml``, ``env.json``, ``log.jsonl``, ``metrics.csv``, ``summary.json``, and models.
 
-    Attributes:
+    Args:
         folder: The run's, or a stage's.
+        run: The run that a stage is of.
+
+    Attributes:
+        folder: See above.
         run: What ``--resume`` takes: the run.
         writes: Whether this process writes there; of several that train together only one does.
-
-    Raises:
-        UsageError: The folder already holds something, or cannot be written.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = self.run = Path(folder)
+    def __init__(self, folder: str | Path, run: Path | None = None) -> None:
+        self.folder = Path(folder)
+        self.run = run or self.folder
         self.writes = is_first()
-        if not self.writes:
-            return
-        there = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
+
+    @classmethod
+    def new(cls, folder: str | Path) -> "RunLog":
+        """Return the log of a run that is to begin.
+
+        Raises:
+            UsageError: The folder already holds something, or cannot be written.
+        """
+        log = cls(folder)
+        if not log.writes:
+            return log
+        there = next(path for path in (log.folder, *log.folder.absolute().parents) if path.exists())
         if not there.is_dir() or not os.access(there, os.R_OK | os.W_OK | os.X_OK):
             raise UsageError(
-                f"{self.folder}: cannot be written ({there} is no folder, or not yours to write); choose another --out"
+                f"{log.folder}: cannot be written ({there} is no folder, or not yours to write); choose another --out"
             )
-        inside = self.folder.iterdir() if there == self.folder else ()
+        inside = log.folder.iterdir() if there == log.folder else ()
         if any(path.name not in (ENVIRONMENT, TRANSPLANT) and path.name[0] != "." for path in inside):
-            raise UsageError(f"{self.folder}: already holds files; choose another --out, or remove it first")
+            raise UsageError(f"{log.folder}: already holds files; choose another --out, or remove it first")
+        return log
 
     @classmethod
     def resumed(cls, folder: str | Path) -> "RunLog":
@@ -65,28 +76,19 @@ class RunLog:
         Raises:
             UsageError: It is no run, or is finished.
         """
-        log = cls.begun(folder)
+        log = cls(folder)
         if not is_run(folder):
             raise UsageError(f"{folder}: holds no {CONFIG}, so it is no run to resume; start one with --out")
         if (log.folder / SUMMARY).is_file():
             raise UsageError(f"{folder}: this run is finished; start another with --out")
         return log
 
-    @classmethod
-    def begun(cls, folder: str | Path) -> "RunLog":
-        """Return the log of a run that has begun, or is finished."""
-        log = cls.__new__(cls)
-        log.folder = log.run = Path(folder)
-        log.writes = is_first()
-        return log
-
     def stage(self, folder: Path, config: TrainConfig) -> "RunLog":
         """Return the log of a stage of this run in a folder inside it: begun, finished, or new."""
+        log = RunLog(folder, self.run)
         if self.writes and not (folder / CONFIG).is_file():
             shutil.rmtree(folder, ignore_errors=True)
-            RunLog(folder).start(config, self._data())
-        log = copy.copy(self)
-        log.folder = folder
+            log.start(config, self._data())
         return log
 
     @property
@@ -124,29 +126,23 @@ class RunLog:
 
     def start(self, config: TrainConfig, data: str | Path | None = None) -> None:
         """Write what the run was asked to do, and on what, with paths that hold from anywhere; ``config.yaml`` last."""
-        if not self.writes:
-            return
         self.write_json(ENVIRONMENT, environment() | {"data": None if data is None else str(Path(data).resolve())})
         self.remember(config)
 
     def remember(self, config: TrainConfig) -> None:
         """Write what the run is asked to do, in the place of what was known before."""
-        if not self.writes:
-            return
         text = yaml.safe_dump(with_absolute_paths(config).model_dump(mode="json"), sort_keys=False)
-        write_atomically(self.folder / CONFIG, lambda path: path.write_text(text))
+        self._write(CONFIG, text)
 
     def rewrite(self, records: Sequence[dict[str, Any]]) -> None:
         """Let ``log.jsonl``, and ``metrics.csv`` as a table, hold these epochs and no others."""
-        if not self.writes:
-            return
         lines = "".join(json.dumps(record) + "\n" for record in records)
-        write_atomically(self.folder / "log.jsonl", lambda path: path.write_text(lines), GO_ON)
+        self._write("log.jsonl", lines, GO_ON)
         table = io.StringIO(newline="")
         writer = csv.DictWriter(table, COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: record.get(name, "") for name in COLUMNS} for record in records)
-        write_atomically(self.folder / "metrics.csv", lambda path: path.write_text(table.getvalue()), GO_ON)
+        self._write("metrics.csv", table.getvalue(), GO_ON)
 
     def save(self, model: FCN, name: str) -> None:
         """Save the network as ``best`` (by validation score; the last where there is no such split) or ``last``."""
@@ -168,12 +164,13 @@ class RunLog:
         if self.writes:
             self.checkpoints.remove()
 
-    def write_json(self, name: str, record: dict[str, Any], remedy: str = "choose another --out") -> None:
+    def write_json(self, name: str, record: dict[str, Any], remedy: str = ELSEWHERE) -> None:
         """Write a JSON file into the run folder, whole or not at all."""
-        if not self.writes:
-            return
-        text = json.dumps(record, indent=2) + "\n"
-        write_atomically(self.folder / name, lambda path: path.write_text(text), remedy)
+        self._write(name, json.dumps(record, indent=2) + "\n", remedy)
+
+    def _write(self, name: str, text: str, remedy: str = ELSEWHERE) -> None:
+        if self.writes:
+            write_atomically(self.folder / name, lambda path: path.write_text(text), remedy)
 
 
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:
