@@ -42,9 +42,6 @@ class _Section(BaseModel):
         return value
 
 
-SECTIONS = ("model", "data", "optim")
-
-
 class ModelSection(_Section):
     """Which network: see :class:`fullconv.models.ModelConfig`.
 
@@ -132,6 +129,9 @@ class OptimSection(_Section):
     average: Annotated[float, Field(ge=0, lt=1)] = 0.0
     sharded: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
+
+
+SECTIONS: dict[str, type[BaseModel]] = {"model": ModelSection, "data": DataSection, "optim": OptimSection}
 
 
 class TrainConfig(_Section):
@@ -373,8 +373,7 @@ def _key(place: Sequence[int | str]) -> str:
 
 
 def _keys() -> list[str]:
-    sections: dict[str, type[BaseModel]] = {"model": ModelSection, "data": DataSection, "optim": OptimSection}
-    inside = [f"{section}.{name}" for section, model in sections.items() for name in model.model_fields]
+    inside = [f"{section}.{name}" for section, model in SECTIONS.items() for name in model.model_fields]
     return [*TrainConfig.model_fields, *inside]
 
 
