@@ -381,9 +381,9 @@ def test_what_cannot_be_resumed(shapes, tmp_path):
     train(shapes, tmp_path / "run", settings=TINY, epochs=1, quiet=True)
     with pytest.raises(UsageError, match="this run is finished"):
         train(resume=tmp_path / "run")
-    with pytest.raises(UsageError, match="a resumed run has its settings already"):
+    with pytest.raises(UsageError, match="--resume RUN knows its settings"):
         train(resume=tmp_path / "run", epochs=3)
-    with pytest.raises(UsageError, match="give a data set and the folder of the run, or resume"):
+    with pytest.raises(UsageError, match="give a data set and a folder for the run"):
         train(shapes)
 
 
