@@ -34,7 +34,7 @@ def shapes(tmp_path_factory):
 
 def test_a_stage_starts_from_the_one_before(shapes, tmp_path):
     """The second stage's rate is too small to change anything: what it took over is what it ends with."""
-    result = train(shapes, tmp_path / "run", recipe="staged", settings=SETTINGS, quiet=True)
+    result = train(shapes, tmp_path / "run", recipe="staged", settings=SETTINGS | {"data.crop": "auto"}, quiet=True)
     coarse = FCN.from_pretrained(tmp_path / "run" / "stage-1-32s" / "best").state_dict()
     fine = FCN.from_pretrained(result.run / "best").state_dict()
     shared = [name for name in coarse if name in fine and "running" not in name and "num_batches" not in name]
@@ -46,7 +46,7 @@ def test_a_stage_starts_from_the_one_before(shapes, tmp_path):
     assert summary["scores"]["mean_iu"] == result.scores.mean_iu
     assert summary["epochs"] == result.epochs == 2, "of both"
     kept = load_config(str(tmp_path / "run" / "stage-1-32s" / "config.yaml"))
-    assert "auto" not in (kept.epochs, kept.data.crop, kept.model.input_scale)
+    assert kept.data.crop == (64, 64), "what auto stands for"
 
 
 def test_an_interrupted_stage_is_resumed_and_a_finished_one_kept(shapes, tmp_path, monkeypatch):
