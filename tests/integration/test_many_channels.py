@@ -91,7 +91,7 @@ def test_images_with_fewer_bands_than_the_others_are_named(rasters, tmp_path):
     pixels = np.zeros((H, W, 3), np.uint16)
     write_geotiff(rasters / "images" / "c.tif", pixels)
     problem = next(problem for problem in check(rasters).problems if problem.severity == "error")
-    assert "c.tif: is 3 bands, most images are 4 bands; export them alike" in str(problem)
+    assert "c.tif: has 3 bands, most images have 4 bands; export them alike" in str(problem)
     with pytest.raises(DataError) as raised:
         train(rasters, tmp_path / "other", settings=TINY, epochs=1, quiet=True)
     assert str(raised.value) == str(problem)

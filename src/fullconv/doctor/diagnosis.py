@@ -278,10 +278,12 @@ def _mixed(modes: Mapping[str, Sequence[Path]]) -> Iterator[Problem]:
     common = max(modes, key=lambda mode: len(modes[mode]), default="")
     for mode, files in modes.items():
         if mode != common:
+            seen = f"is {mode}, most images are {common}"
             remedy = "nothing to do if that is meant (all are read as RGB); else export them alike"
             if blocks := mode.endswith("bands"):
+                seen = f"has {mode}, most images have {common}"
                 remedy = "export them alike, or choose which to read (bands: [1, 2, 3] in a dataset.yaml)"
-            yield Problem("mixed_channels", tuple(files), f"is {mode}, most images are {common}", remedy, blocks)
+            yield Problem("mixed_channels", tuple(files), seen, remedy, blocks)
 
 
 def _channels(mode: str) -> str:

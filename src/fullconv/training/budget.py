@@ -182,7 +182,6 @@ def measured(seconds: float, model: FCN, source: DataSource, config: TrainConfig
         folder: The run's.
     """
     start, runtime = time.monotonic(), Runtime(config.optim.precision)
-    alone = changed(config, {"optim.sharded": False})
     gpus = [] if runtime.device.type == "cpu" else [runtime.device]
     with torch.random.fork_rng(gpus):
         trial = copy.deepcopy(model)
@@ -191,7 +190,8 @@ def measured(seconds: float, model: FCN, source: DataSource, config: TrainConfig
         objective = Objective.of(class_pixels(source), config, runtime)
         feed = build_feed(source, config, runtime.rank, runtime.ranks)
         once = time.monotonic() - before  # The run will look at all masks once more.
-        state = TrainState(trial, alone, feed.steps_an_epoch, feed.total_steps, runtime)
+        unshared = changed(config, {"optim.sharded": False})
+        state = TrainState(trial, unshared, feed.steps_an_epoch, feed.total_steps, runtime)
         times, before = [], time.monotonic()
         with leaving_passes(trial, Interrupt()):
             for batches in feed.endless():
