@@ -119,7 +119,7 @@ def weights(run):
     ],
 )
 def test_two_ranks_equal_one(shapes, tmp_path, batch_norm, batch, accumulate, more):
-    """20 steps; with accumulation each rank takes one of the two batches, else half of the one."""
+    """25 steps; with accumulation each rank takes one of the two batches, else half of the one."""
     settings = SETTINGS | {
         **more,
         "optim.batch_norm": batch_norm,
@@ -141,7 +141,7 @@ def test_two_ranks_equal_one(shapes, tmp_path, batch_norm, batch, accumulate, mo
     ]
     assert losses[1] == pytest.approx(losses[0], rel=1e-4), "of both ranks' images"
     assert output.count("val mean IU") == 1, "only the first speaks"
-    assert "4 steps of 4 an epoch" in output
+    assert "5 steps of 4 an epoch" in output
     assert "Warning" not in output
     assert f"{one.scores.mean_iu:.4f}" in output
 
@@ -205,7 +205,8 @@ def test_each_of_two_ranks_holds_half(tmp_path):
 
 def write_share(rank, port, path):
     """Take a step as one of two ranks that share a network's weights; write how many numbers this one holds."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     config = load_config("modern", {"optim.sharded": True, "optim.batch_norm": "frozen"})
     model, runtime = fcn8s("small", 4, context="none"), Runtime(device="cpu")
     runtime.prepare(model)
