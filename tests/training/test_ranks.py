@@ -149,7 +149,7 @@ def test_two_ranks_equal_one(shapes, tmp_path, batch_norm, batch, accumulate, mo
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [{}, {"optim.sharded": True, "optim.optimiser": "adamw", "optim.average": 0.9}])
 def test_a_killed_rank_is_started_again_and_ends_equal(shapes, tmp_path, launched, more):
-    settings = SETTINGS | {"data.batch_size": 4, "checkpoint_minutes": 0, "model.dropout": 0.3, **more}
+    settings = SETTINGS | {"data.batch_size": 4, "checkpoint_minutes": 0, "model.dropout": 0.3, "epochs": 3, **more}
     train_on_two_ranks(command(shapes, tmp_path / "whole", settings), tmp_path / "whole.txt")
     process = launched(shapes, tmp_path / "run", settings, "--max-restarts", "2", "--monitor-interval", "1")
     while not (tmp_path / "run" / "checkpoints").is_dir():
