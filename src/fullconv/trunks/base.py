@@ -64,6 +64,9 @@ class SavesMemory(Protocol):
         """Do so from now on."""
 
 
+KEEPS_ALL = "this trunk cannot compute its activations again: leave model.recompute out"
+
+
 class Trunk(nn.Module):
     """A body that turns an image into named features, and an optional context stage on top of the coarsest one.
 
@@ -128,7 +131,7 @@ class Trunk(nn.Module):
             UsageError: The trunk cannot.
         """
         if not isinstance(self.body, SavesMemory):
-            raise UsageError("this trunk cannot compute its activations again: leave model.recompute out")
+            raise UsageError(KEEPS_ALL)
         self.body.save_memory()
 
     def ladder_taps(self, finest_stride: int) -> tuple[Tap, ...]:

@@ -18,8 +18,7 @@ def build(name: str, padding: Padding, in_channels: int, weights: Weights, conte
 
     Source: Long, Shelhamer & Darrell 2015, section 4.1; section 2.3 of the specification.
     """
-    # What a file will replace is not drawn first: that takes seconds.
-    options = {} if weights == DOWNLOAD else {"init_weights": weights is None, "aux_logits": False}
+    options = {} if weights == DOWNLOAD else {"init_weights": True, "aux_logits": False}
     classifier = classifier_of(name, weights, **options)
     stem_to_5b = OrderedDict(
         (child, layer)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import ModelError, UsageError
 from ..nn.convert import widen_first_conv
-from .base import PAPER_PADDING, Normalisation, Padding, Trunk
+from .base import KEEPS_ALL, PAPER_PADDING, Normalisation, Padding, Trunk
 from .context import Context, without_fc
 from .weights import DOWNLOAD, Weights, load_weights
 
@@ -60,7 +60,7 @@ class TimmBody(nn.Module):
         """
         network: Any = self.network
         if not hasattr(network, "set_grad_checkpointing"):
-            raise UsageError("this trunk cannot compute its activations again: leave model.recompute out")
+            raise UsageError(KEEPS_ALL)
         network.set_grad_checkpointing(True)
 
 
