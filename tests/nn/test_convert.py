@@ -153,7 +153,9 @@ def test_dense_form_is_the_classifier_at_its_native_size(build, size):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["vgg11", "vgg13_bn", "vgg16", "vgg19", "vgg19_bn", "resnet101", "wide_resnet50_2"])
 def test_large_dense_form_is_the_classifier_at_its_native_size(name):
-    classifier = randomise(zoo.get_model(name, num_classes=5))
+    with torch.device("meta"):
+        classifier = zoo.get_model(name, num_classes=5)
+    classifier = randomise(classifier.to_empty(device="cpu"))
     assert_same_answer(convolutionize(classifier, (224, 224)), classifier, torch.randn(1, 3, 224, 224))
 
 

@@ -130,9 +130,15 @@ def test_a_recipe_that_is_no_text(tmp_path):
 def test_settings_on_the_line():
     assert parse_settings(["a.b=1", "c=[1, 2]", "d=none"]) == {"a.b": 1, "c": [1, 2], "d": "none"}
     assert parse_settings(["model.init=2026-11-27", "b=2026-13-45"]) == {"model.init": "2026-11-27", "b": "2026-13-45"}
+    files = {"model.init": "007", "model.trunk_weights": "1e3"}
+    assert parse_settings([f"{name}={value}" for name, value in files.items()]) == files
     for wrong in ("novalue", "=3", "a=[1"):
         with pytest.raises(UsageError, match="--set"):
             parse_settings([wrong])
+
+
+def test_a_file_may_be_a_path():
+    assert load_config("modern", {"model.trunk_weights": Path("w.pth")}).model.trunk_weights == "w.pth"
 
 
 def test_named_options():

@@ -3,6 +3,7 @@ import math
 import os
 import re
 import signal
+import weakref
 from dataclasses import replace
 from functools import partial
 
@@ -91,7 +92,7 @@ def test_four_images_are_learned_by_heart(tmp_path, larger):
         "optim.rate": 5e-3,
         "evaluations": 1,
     }
-    result = train(few, tmp_path / "run", quiet=True, epochs=150, settings=settings)
+    result = train(few, tmp_path / "run", quiet=True, epochs=75, settings=settings)
     assert result.scores.mean_iu > 0.95
 
 
@@ -138,6 +139,56 @@ def test_every_setting_is_followed(shapes, tmp_path, settings):
         some = dict(list(settings.items())[:count])
         folders.append(run(shapes, tmp_path / name, settings=some).run)
         assert same(weights(folders[-1] / "last"), weights(folders[-2] / "last")) == (name == "data.cache_mb"), name
+
+
+def test_without_evaluations_nothing_is_scored(shapes, tmp_path, monkeypatch):
+    """Where whole images are too much for the memory."""
+    monkeypatch.setattr(loop, "validate", None)
+    result = run(shapes, tmp_path / "run", settings={"evaluations": 0})
+    assert result.scores is None
+    assert same(weights(tmp_path / "run" / "best"), weights(tmp_path / "run" / "last"))
+
+
+def test_a_process_that_reads_images_and_dies_is_no_bug_of_ours(shapes, tmp_path, monkeypatch):
+    """The system ends one where memory is short."""
+
+    def dies(*arguments):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(type(shapes), "read_sample", dies)
+    with pytest.raises(
+        UsageError, match=r"reads images was ended, often for want of memory: fewer of them \(data.work"
+    ):
+        run(shapes, tmp_path / "run", settings={"data.workers": 1})
+
+
+def test_epochs_are_those_that_were_trained(shapes, tmp_path):
+    steps = len(shapes.records("train")) // 2
+    assert run(shapes, tmp_path / "run", epochs=0.01, settings={"data.batch_size": 2}).epochs == 1 / steps
+
+
+def test_what_was_restored_does_not_stay_in_memory(shapes, tmp_path, monkeypatch):
+    kept = []
+    real = Checkpoints.latest
+
+    def remembered(checkpoints):
+        checkpoint = real(checkpoints)
+        kept.append(weakref.ref(checkpoint))
+        return checkpoint
+
+    def stop(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "validate", stop)
+        with pytest.raises(Interrupted):
+            run(shapes, tmp_path / "run", epochs=2)
+    monkeypatch.setattr(Checkpoints, "latest", remembered)
+    seen = []
+    step = loop.train_step
+    monkeypatch.setattr(loop, "train_step", lambda *words: (seen.append(kept[-1]()), step(*words))[1])
+    train(shapes, resume=tmp_path / "run", quiet=True)
+    assert seen and not any(seen)
 
 
 def test_a_val_split_without_a_labelled_pixel_is_not_scored(tmp_path, capsys):

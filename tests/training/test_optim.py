@@ -61,11 +61,9 @@ def test_the_papers_multipliers(model):
         ("timm:starnet_s1", 1 + 3 + 16),  # blocks of parts of one kind
     ],
 )
-def test_layers_are_convolutions_or_blocks(name, layers):
+def test_layers_are_convolutions_or_blocks(on_meta, name, layers):
     """As many as the papers count, with the stem; each learns at its share of the rate of the one after it."""
-    if name.startswith("timm:"):
-        pytest.importorskip("timm", reason="needs an extra")
-    model = fcn8s(name, 2, context="none")
+    model = on_meta(fcn8s, name, num_classes=2, context="none")
     found = trunk_layers(model.trunk.body)
     assert len(found) == layers
     parameters = [parameter for layer in found for parameter in layer]

@@ -33,7 +33,7 @@ SETTINGS = {
     "optim.optimiser": "sgd",
     # Low, as a high rate makes chaos of the last bit, in which even equal steps end differently.
     "optim.rate": 0.002,
-    "epochs": 5,
+    "epochs": 2,
     "evaluations": 2,
 }
 
@@ -119,7 +119,7 @@ def weights(run):
     ],
 )
 def test_two_ranks_equal_one(shapes, tmp_path, batch_norm, batch, accumulate, more):
-    """25 steps; with accumulation each rank takes one of the two batches, else half of the one."""
+    """Ten steps; with accumulation each rank takes one of the two batches, else half of the one."""
     settings = SETTINGS | {
         **more,
         "optim.batch_norm": batch_norm,
@@ -151,7 +151,7 @@ def test_two_ranks_equal_one(shapes, tmp_path, batch_norm, batch, accumulate, mo
 def test_a_killed_rank_is_started_again_and_ends_equal(shapes, tmp_path, launched, more):
     settings = SETTINGS | {"data.batch_size": 4, "checkpoint_minutes": 0, "model.dropout": 0.3, "epochs": 3, **more}
     train_on_two_ranks(command(shapes, tmp_path / "whole", settings), tmp_path / "whole.txt")
-    process = launched(shapes, tmp_path / "run", settings, "--max-restarts", "2", "--monitor-interval", "1")
+    process = launched(shapes, tmp_path / "run", settings, "--max-restarts", "2")
     while not (tmp_path / "run" / "checkpoints").is_dir():
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
@@ -159,12 +159,17 @@ def test_a_killed_rank_is_started_again_and_ends_equal(shapes, tmp_path, launche
     os.kill(int(workers.split()[-1]), signal.SIGKILL)
     output, _ = process.communicate(timeout=150)
     assert process.returncode == 0, output
+    assert output.count("5 steps of 4 an epoch") == 2
     files = [tmp_path / name / "last" / "model.safetensors" for name in ("whole", "run")]
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [{"optim.batch_norm": "frozen"}, {"optim.batch_norm": "synchronised"}])
+@pytest.mark.parametrize(
+    "more",
+    [{"optim.batch_norm": "frozen"}, {"optim.batch_norm": "synchronised", "epochs": 4}],
+    ids=["frozen", "synchronised"],
+)
 def test_a_signal_to_one_rank_ends_both(shapes, tmp_path, more):
     """In a step of eight passes; those of synchronised statistics are of both ranks. Resumed, the run ends equal."""
     settings = SETTINGS | {"data.batch_size": 1, "data.accumulate": 16, "epochs": 10, "data.crop": 64, **more}

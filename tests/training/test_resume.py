@@ -17,10 +17,10 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from commands import call, start
+from commands import WARM, call, start
 from fullconv import fcn8s, open_dataset, train
 from fullconv.data import write_shapes
-from fullconv.errors import DataError, UsageError
+from fullconv.errors import DataError, ModelError, UsageError
 from fullconv.inference import Predictor
 from fullconv.models import FCN
 from fullconv.training import budget, loop, run, state
@@ -28,7 +28,10 @@ from fullconv.training import step as training_step
 from fullconv.training.checkpoint import Checkpoints
 from fullconv.training.config import load_config
 from fullconv.training.interrupt import Interrupted
+from fullconv.training.network import build_model
 from fullconv.training.runlog import RunLog
+from fullconv.training.runtime import Runtime
+from fullconv.training.state import TrainState
 
 TINY = {
     "model.trunk": "small",
@@ -79,6 +82,12 @@ def uninterrupted(shapes, tmp_path_factory):
     run = tmp_path_factory.mktemp("whole") / "run"
     train(shapes, run, settings=TINY, epochs=EPOCHS, quiet=True)
     return digests(run)
+
+
+def hold(run, held):
+    with RunLog(run).held():
+        held.touch()
+        time.sleep(300)
 
 
 def settings(**changes):
@@ -340,31 +349,114 @@ def test_a_finished_run_that_is_started_again_by_torchrun_is_finished(shapes, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_killed_at_random_moments(shapes, tmp_path, uninterrupted, workers):
+@pytest.mark.parametrize(("workers", "times"), [(0, 5), (2, 2)])
+def test_killed_at_random_moments(shapes, tmp_path, uninterrupted, workers, times):
+    """Each time after a step that was not there before."""
     chance, run, kills = random.Random(workers), tmp_path / "run", 0
-    options = ["--epochs", EPOCHS, *settings(**{"data.workers": workers, "checkpoint_minutes": 0})]
-    assert call("--help").returncode == 0, "so that the next takes no longer than those after it"
-    began = time.monotonic()
-    assert call("train", shapes, "--out", tmp_path / "whole", *options).returncode == 0
-    seconds = time.monotonic() - began
-    assert digests(tmp_path / "whole") == uninterrupted
-    words = [shapes, "--out", run, *options]
-    while kills < 5:
-        process = start("train", *words)
-        process.join(seconds * chance.uniform(0.1, 0.6))
-        finished = process.exitcode is not None
+    words = [shapes, "--out", run, "--epochs", EPOCHS]
+    words += settings(**{"data.workers": workers, "checkpoint_minutes": 0})
+
+    def newest():
+        return max((path.name for path in run.glob("checkpoints/0*.ckpt")), default="")
+
+    while kills < times:
+        process, before = start("train", *words), newest()
+        while process.exitcode is None and newest() <= before:
+            time.sleep(0.005)
+        process.join(chance.uniform(0, 0.15))
+        if process.exitcode is not None:
+            break
         process.kill()
         process.join()
-        if (run / "config.yaml").is_file():
-            words = ["--resume", run]
-        if finished:
-            break
+        words = ["--resume", run]
         kills += 1
     if not (run / "summary.json").is_file():
         assert call("train", *words).returncode == 0
-    assert kills
+    assert kills > 1
     assert digests(run) == uninterrupted
+
+
+def test_what_a_killed_process_left_half_written_is_removed(shapes, tmp_path, monkeypatch, uninterrupted):
+    run = tmp_path / "run"
+    stopped(monkeypatch, "validate", shapes, run, settings=TINY, epochs=EPOCHS)
+    left = ["checkpoints/.tmpAb12Cd", "checkpoints/.000000002-1a2b3c4d.ckpt", "best/.model-1a2b3c4d.safetensors"]
+    for name in [*left, "best/.gitattributes"]:
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_bytes(b"half")
+    train(resume=run, quiet=True)
+    assert [path.name for path in run.rglob(".*")] == [".gitattributes"]
+    assert digests(run) == uninterrupted
+
+
+def test_one_process_at_a_time_trains_in_a_run(shapes, tmp_path, monkeypatch, uninterrupted):
+    """Another was thought dead, or started twice."""
+    run, held = tmp_path / "run", tmp_path / "held"
+    stopped(monkeypatch, "validate", shapes, run, settings=TINY, epochs=EPOCHS)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    other = WARM.Process(target=hold, args=(run, held))
+    other.start()
+    while not held.is_file():
+        assert other.is_alive()
+        time.sleep(0.01)
+    with pytest.raises(UsageError, match="run: another process trains in it; wait until it has ended"):
+        train(resume=run, quiet=True)
+    with monkeypatch.context() as patch, pytest.raises(UsageError, match="run: another process trains in it"):
+        patch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+        train(shapes, run, settings=TINY, epochs=EPOCHS, quiet=True)
+    other.kill()
+    other.join()
+    (run / ".lock").unlink()  # As a killed process leaves it.
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    train(resume=run, quiet=True)
+    assert digests(run) == uninterrupted
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_resumed_on_a_gpu(shapes, tmp_path, monkeypatch, precision):
+    """Its sums are not always in the same order, so that it ends near the run that was not stopped."""
+    settings = TINY | {"optim.precision": precision, "model.dropout": 0}
+    whole = train(shapes, tmp_path / "whole", settings=settings, epochs=EPOCHS, quiet=True)
+    stopped(monkeypatch, "validate", shapes, tmp_path / "run", settings=settings, epochs=EPOCHS)
+    again = train(resume=tmp_path / "run", quiet=True)
+    assert again.scores.pixel_accuracy == pytest.approx(whole.scores.pixel_accuracy, abs=0.02)
+
+
+def test_a_checkpoint_of_other_settings_is_not_gone_on_from(shapes, tmp_path, monkeypatch):
+    """Edited by hand, or on another data set."""
+    run = tmp_path / "run"
+    stopped(monkeypatch, "validate", shapes, run, settings=TINY, epochs=EPOCHS)
+    other = shutil.copytree(shapes, tmp_path / "other")
+    (other / "classes.txt").write_text((shapes / "classes.txt").read_text().replace("disc", "plate"))
+    with pytest.raises(ModelError, match="of a run on other classes: resume it on its own data set"):
+        train(other, resume=run, quiet=True)
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("optimiser: adamw", "optimiser: sgd"))
+    with pytest.raises(ModelError, match=r"of a run with AdamW, not SGD; put optim\.optimiser back"):
+        train(resume=run, quiet=True)
+    (run / "config.yaml").write_text(config.replace("trunk_rate: 1.0", "trunk_rate: 0"))
+    with pytest.raises(ModelError, match=r"that trained trunk\.body\.\S+, too; put the settings back"):
+        train(resume=run, quiet=True)
+
+
+def test_momenta_go_to_the_weights_that_they_are_of(shapes, tmp_path, monkeypatch):
+    """Also where an edited setting lists the weights in another order."""
+    run = tmp_path / "run"
+    stopped(monkeypatch, "validate", shapes, run, settings=TINY, epochs=EPOCHS)
+    kept = RunLog(run).checkpoints.latest()
+    source = open_dataset(shapes)
+    config = load_config(str(run / "config.yaml"), {"optim.layer_decay": 0.9})
+    state = TrainState(build_model(config, source), config, *reversed(kept.facts["steps"]), Runtime())
+    state.restore(kept)
+    names = [name for name, _ in state.model.named_parameters()]
+    order = [id(p) for group in state.optimiser.param_groups for p in group["params"]]
+    assert order != [id(p) for p in state.model.parameters()]
+    for name, parameter in state.model.named_parameters():
+        torch.testing.assert_close(
+            state.optimiser.state[parameter]["exp_avg"], kept.tensors[f"optimiser.{name}.exp_avg"]
+        )
+    assert len(names) > 10
 
 
 def test_a_run_without_a_checkpoint_starts_anew(shapes, tmp_path, uninterrupted):
@@ -424,7 +516,9 @@ def test_a_restart_by_torchrun_knows_what_a_time_has_chosen(shapes, tmp_path, mo
             train(shapes, tmp_path / "run", settings=settings | other, quiet=True)
     (tmp_path / "gone").rename(tmp_path / "model")
     result = train(shapes, tmp_path / "run", settings=settings, quiet=True)
-    assert result.epochs == (0.02 if stages else 0.01)
+    kept = load_config(str(tmp_path / "run" / "config.yaml"))
+    assert [stage["epochs"] for stage in kept.stages or [{"epochs": kept.epochs}]] == [0.01] * (1 + stages)
+    assert result.epochs == 0.2 * (1 + stages), "a step of each"
 
 
 class Killed(BaseException):

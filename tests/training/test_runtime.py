@@ -94,6 +94,16 @@ def test_what_makes_a_step_fast_is_on(monkeypatch):
     assert all(layer.weight.is_contiguous(memory_format=torch.channels_last) for layer in network)
 
 
+@pytest.mark.parametrize(("ranks", "first"), [(None, True), ("1", True), ("2", False)])
+def test_a_process_alone_writes_whatever_its_number(monkeypatch, ranks, first):
+    """Some count their jobs with RANK."""
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if ranks:
+        monkeypatch.setenv("WORLD_SIZE", ranks)
+    assert runtime.is_first() is first
+
+
 def test_what_is_wrong_with_the_processes_is_said(monkeypatch):
     """Those of mpirun, and more of them than there are GPUs."""
     monkeypatch.setenv("WORLD_SIZE", "4")

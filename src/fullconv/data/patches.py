@@ -57,7 +57,7 @@ class Patches(Dataset[Sample]):
         self.transform = transform
         self.choice = choice
         self.crop = transform.crop
-        self.sizes = [record.image.size() for record in records]
+        self.sizes = [source.image_size(record) for record in records]
         self._owner = [
             number
             for number, (height, width) in enumerate(self.sizes)

@@ -78,6 +78,8 @@ class DataSource:
     problems: tuple[Problem, ...] = ()
     description: Description = field(default_factory=Description)
     further: Mapping[str, "DataSource"] = field(default_factory=dict)
+    _pixels: dict[str, Int64[Tensor, "_"]] = field(default_factory=dict, init=False, repr=False)
+    _sizes: dict[Record, tuple[int, int]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def labels(self) -> LabelSet:
@@ -114,25 +116,29 @@ class DataSource:
         return self.table.target(record.mask.read(window), record.mask.path)
 
     def image_size(self, record: Record) -> tuple[int, int]:
-        """Return (height, width) of a sample's image in pixels, from the file's header.
+        """Return (height, width) of a sample's image in pixels, from the file's header, which is read once.
 
         Raises:
             DataError: The file cannot be read.
         """
-        return record.image.size()
+        if record not in self._sizes:
+            self._sizes[record] = record.image.size()
+        return self._sizes[record]
 
     def class_pixels(self, split: str) -> Int64[Tensor, "k"]:
-        """Return how many pixels of every class a split has; every mask is read.
+        """Return how many pixels of every class a split has; every mask is read, once.
 
         Raises:
             DataError: There is no such split, or a mask cannot be read.
         """
-        classes = self.labels.num_classes
-        counts = torch.zeros(classes, dtype=torch.long)
-        for record in self.records(split):
-            for _, target in self.target_strips(record):
-                counts += torch.bincount(target[target < classes], minlength=classes)
-        return counts
+        if split not in self._pixels:
+            classes = self.labels.num_classes
+            counts = torch.zeros(classes, dtype=torch.long)
+            for record in self.records(split):
+                for _, target in self.target_strips(record):
+                    counts += torch.bincount(target[target < classes], minlength=classes)
+            self._pixels[split] = counts
+        return self._pixels[split].clone()
 
     def target_strips(self, record: Record) -> Iterator[tuple[int, Int64[Tensor, "h w"]]]:
         """Yield a sample's truth in strips of bounded size, with the number of their first row.

@@ -1,6 +1,7 @@
 """Output files: whole, or not at all."""
 
 import os
+import re
 import secrets
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,9 @@ from ..errors import UsageError
 
 ELSEWHERE = "choose another --out"
 """What to do where an output cannot be written."""
+
+_HALF_WRITTEN = re.compile(r"\.(tmp\w{6}|.+-[0-9a-f]{8}(\.\w+)?)")
+"""Names of temporary files: safetensors', which writes such a file of its own, and ours."""
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object], remedy: str = ELSEWHERE) -> None:
@@ -36,6 +40,13 @@ def write_atomically(path: str | Path, write: Callable[[Path], object], remedy: 
         raise UsageError(f"{path}: cannot be written: {error.strerror or error}; {remedy}") from error
 
 
+def remove_half_written(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in a folder or below it; none may be writing there."""
+    for path in folder.rglob(".*"):
+        if path.is_file() and _HALF_WRITTEN.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
 def _write_and_replace(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.stem[:64]}-{secrets.token_hex(4)}{path.suffix}")
     try:
@@ -43,5 +54,17 @@ def _write_and_replace(path: Path, write: Callable[[Path], object]) -> None:
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let the new name be there after a power cut as well, before anything older is removed."""
+    if os.name != "posix":
+        return
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

@@ -9,6 +9,7 @@ crops are derived from where the taps sit, for any trunk; with VGG16 and padding
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import cache
 from typing import Literal
 
 from ..errors import GeometryError
@@ -131,6 +132,11 @@ def ladder(taps: Sequence[Field], *, fold: bool = False) -> Ladder:
 
     Source: Long, Shelhamer & Darrell 2015, section 4.2; the crop numbers of the reference implementation.
     """
+    return _ladder(tuple(taps), fold)
+
+
+@cache  # The axes of most networks are equal, and to prove the sizes takes as long as to build a small one.
+def _ladder(taps: tuple[Field, ...], fold: bool) -> Ladder:
     rungs: list[Rung] = []
     grid = taps[0].map
     for reference in (*[tap.map for tap in taps[1:]], CoordMap()):
@@ -141,7 +147,7 @@ def ladder(taps: Sequence[Field], *, fold: bool = False) -> Ladder:
         rungs.append(rung)
     if rungs[-1].cropped == "skip":
         raise GeometryError(f"the score starts {rungs[-1].crop} pixels inside the image: pad the trunk's input by them")
-    plan = Ladder(tuple(taps), tuple(rungs))
+    plan = Ladder(taps, tuple(rungs))
     plan.check()
     return _fold(plan) if fold else plan
 

@@ -1,6 +1,5 @@
 """How many epochs fit into a time: measured, not guessed."""
 
-import copy
 import math
 import shutil
 import time
@@ -170,46 +169,42 @@ def _largest_share(seconds: float, costs: Sequence[Cost], wanted: Sequence[float
 def measured(seconds: float, model: FCN, source: DataSource, config: TrainConfig, folder: Path) -> Cost:
     """Return what a training takes.
 
-    A copy of the network takes some steps on real batches, of which the second half counts: the first are slower. It
-    also predicts a few images, and is written once, with its state. The network, and torch's generator, are left as
-    they were.
+    The network takes some steps on real batches, of which the second half counts: the first are slower. It also
+    predicts a few images, and is written once, with its state.
 
     Args:
         seconds: What there is for the training, of which a small share is taken here.
-        model: The network to be trained.
+        model: The network, which is of no use afterwards.
         source: The data set.
         config: How it will be trained.
         folder: The run's.
     """
     start, runtime = time.monotonic(), Runtime(config.optim.precision)
-    gpus = [] if runtime.device.type == "cpu" else [runtime.device]
-    with torch.random.fork_rng(gpus):
-        trial = copy.deepcopy(model)
-        runtime.prepare(trial, config.optim.batch_norm)
-        before = time.monotonic()
-        objective = Objective.of(class_pixels(source), config, runtime)
-        feed = build_feed(source, config, runtime.rank, runtime.ranks)
-        once = time.monotonic() - before  # The run will look at all masks once more.
-        unshared = changed(config, {"optim.sharded": False})
-        state = TrainState(trial, unshared, feed.steps_an_epoch, feed.total_steps, runtime)
-        times, before = [], time.monotonic()
-        with leaving_passes(trial, Interrupt()):
-            for batches in feed.endless():
-                train_step(trial, batches, state.optimiser, objective)
-                state.average.update()
-                times.append(time.monotonic() - before)
-                before = time.monotonic()
-                spent = before - start
-                enough = len(times) >= LEAST and spent > TRIAL * seconds
-                if runtime.largest(enough or (len(times) >= FEWEST_STEPS and spent > LONGEST * seconds)):
-                    break
-        late = sorted(times[len(times) // 2 :])
-        keeping, saving = _writing_seconds(state, folder / TRIAL_RUN)
-        # Steps of whole images differ.
-        step = sum(late) / len(late) if feed.crop is None else late[len(late) // 2]
-        steps = feed.steps_an_epoch * step
-        epoch = steps + saving + keeping * _keeps(feed.steps_an_epoch, steps, config.checkpoint_minutes)
-        evaluation = saving + _evaluation_seconds(trial, source) / runtime.ranks if "val" in source.splits else 0.0
+    runtime.prepare(model, config.optim.batch_norm)
+    objective = Objective.of(class_pixels(source), config, runtime)
+    before = time.monotonic()
+    feed = build_feed(source, config, runtime.rank, runtime.ranks)
+    once = time.monotonic() - before  # The run will look once more for where patches are to lie.
+    unshared = changed(config, {"optim.sharded": False})
+    state = TrainState(model, unshared, feed.steps_an_epoch, feed.total_steps, runtime)
+    times, before = list[float](), time.monotonic()
+    with leaving_passes(model, Interrupt()):
+        for batches in feed.endless():
+            train_step(model, batches, state.optimiser, objective)
+            state.average.update()
+            times.append(time.monotonic() - before)
+            before = time.monotonic()
+            spent = before - start
+            enough = len(times) >= LEAST and spent > TRIAL * seconds
+            if runtime.largest(enough or (len(times) >= FEWEST_STEPS and spent > LONGEST * seconds)):
+                break
+    late = sorted(times[len(times) // 2 :])
+    keeping, saving = _writing_seconds(state, folder / TRIAL_RUN)
+    # Steps of whole images differ.
+    step = sum(late) / len(late) if feed.crop is None else late[len(late) // 2]
+    steps = feed.steps_an_epoch * step
+    epoch = steps + saving + keeping * _keeps(feed.steps_an_epoch, steps, config.checkpoint_minutes)
+    evaluation = saving + _evaluation_seconds(model, source) / runtime.ranks if "val" in source.splits else 0.0
     return Cost(once, epoch, evaluation, config.evaluations)
 
 

@@ -19,7 +19,7 @@ from ..errors import ModelError
 from ..files.atomic import write_atomically
 from ..files.tensors import save_tensors
 
-SCHEMA = 4
+SCHEMA = 5
 KEPT = 2
 """How many checkpoints stay: the newest, and the one before should that be damaged."""
 
@@ -55,7 +55,7 @@ class Checkpoints:
         self.folder = folder
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Write one, whole or not at all; then remove all but it and the last before it, and what is half-written.
+        """Write one, whole or not at all; then remove all but it and the last before it.
 
         Raises:
             UsageError: It cannot be written; those before are as they were.
@@ -89,7 +89,7 @@ class Checkpoints:
         return None
 
     def remove(self) -> None:
-        """Remove them all, also what a killed process left half-written: the run is finished."""
+        """Remove them all: the run is finished."""
         self._clear(keep=[])
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
@@ -98,18 +98,18 @@ class Checkpoints:
         return sorted(self.folder.glob("[0-9]*.ckpt"), reverse=True)
 
     def _clear(self, keep: list[Path]) -> None:
-        half_written = [path for path in self.folder.glob(".*") if path.is_file()]
-        for path in {*self._paths(), *half_written} - {*keep}:
+        for path in {*self._paths()} - {*keep}:
             path.unlink(missing_ok=True)
 
 
 def _read_whole(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            payload = file.read(max(0, path.stat().st_size - _DIGEST))
+            digest = file.read()
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
-    payload = content[:-_DIGEST]
-    if content[-_DIGEST:] != hashlib.sha256(payload).digest():
+    if digest != hashlib.sha256(payload).digest():
         raise ModelError(f"{path}: damaged checkpoint (its hash does not fit)")
     return payload
 

@@ -30,6 +30,10 @@ NAMED = {
 """Settings that have an option of their own, by its name."""
 
 
+FILES = ("model.init", "model.trunk_weights")
+"""Settings that name a file or folder."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -39,7 +43,7 @@ class _Section(BaseModel):
         parts = value if isinstance(value, (list, tuple)) else [value]
         if any(isinstance(part, bool) for part in parts) and cls.model_fields[info.field_name].annotation is not bool:
             raise PydanticCustomError("truth", "this is nothing to be true or false")
-        return value
+        return str(value) if isinstance(value, Path) else value
 
 
 class ModelSection(_Section):
@@ -140,20 +144,21 @@ class TrainConfig(_Section):
     Attributes:
         epochs: Passes over the training images, of which the last may be a part; ``auto``: 1000 / √images, so that
             small sets are seen more often.
-        evaluations: How many times the validation split is scored (never more than once an epoch).
+        evaluations: How many times the validation split is scored (never more than once an epoch); 0 where its images,
+            predicted whole, are too much for the memory: the last weights are then the best.
         seed: Of weights, order and augmentation.
         minutes: Instead of ``epochs``: the time for the whole run, by which a measured number of them is chosen; those
             of stages stay in proportion.
         stages: Settings that differ from one stage to the next, such as ``{"model.finest_stride": 16}``: every stage
             starts from the weights of the one before.
         checkpoint_minutes: How often the state is saved from which ``--resume`` goes on, besides at the end of an epoch
-            that is scored or took half a minute; 0 after every step.
+            that is scored, or half a minute after the last time; 0 after every step.
         tensorboard: Also write what TensorBoard reads (extra ``tensorboard``).
     """
 
     recipe: str = "modern"
     epochs: PositiveReal | Literal["auto"] = "auto"
-    evaluations: Positive = 8
+    evaluations: Annotated[int, Field(ge=0)] = 8
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     minutes: PositiveReal | None = None
     checkpoint_minutes: NotNegative = 5.0
@@ -303,9 +308,10 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
         if not equals or not key:
             raise UsageError(f"--set {setting}: write key=value, such as --set optim.rate=1e-3")
         try:
-            changes[key] = yaml.load(value, _Loader)
+            read = yaml.load(value, _Loader)
         except yaml.YAMLError as error:
             raise UsageError(f"--set {setting}: the value is not valid YAML") from error
+        changes[key] = value.strip() if key in FILES and isinstance(read, (int, float)) else read
     return changes
 
 

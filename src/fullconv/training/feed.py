@@ -117,6 +117,13 @@ class Feed:
             except FullconvError as error:
                 # A worker's comes with its traceback before it.
                 raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from error
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise UsageError(
+                    f"a process that reads images was ended, often for want of memory: fewer of them (data.workers) or "
+                    f"less kept by each (data.cache_mb) ({' '.join(str(error).split())})"
+                ) from error
 
     def evaluates(self, number: int) -> bool:
         """Return whether the validation split is scored after epoch ``number``."""

@@ -48,7 +48,7 @@ class TrainResult:
         run: The run folder; it stands for its best model wherever a model is asked for.
         scores: Best scores on the validation split; None where there is none.
         epochs: Passes over the training images.
-        seconds: Wall-clock time.
+        seconds: Wall-clock time of training: from where the data set and the network are ready.
     """
 
     run: Path
@@ -113,9 +113,7 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
     pixels = class_pixels(source)
     objective = Objective.of(pixels, config, runtime)
     state = TrainState(model, config, feed.steps_an_epoch, feed.total_steps, runtime)
-    if checkpoint := log.checkpoints.latest():
-        state.restore(checkpoint)
-        clock.past = checkpoint.facts["seconds"]
+    clock.past = state.go_on_from(log.checkpoints)
     same_step(state, runtime)
     log.rewrite(state.records)
     events = Events(log.folder, len(state.records) + 1) if config.tensorboard and log.writes else None
@@ -146,7 +144,7 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
     if state.best is None:
         log.save(state.average.model, "best")
     scores = None if state.best is None else Scores.from_confusion(state.best, source.labels.names)
-    result = TrainResult(log.folder, scores, feed.epochs, clock.seconds)
+    result = TrainResult(log.folder, scores, state.steps / state.steps_an_epoch, clock.seconds)
     log.finish(summary(result, state.best))
     runtime.wait()
     return result

@@ -120,7 +120,8 @@ def class_weights(pixels: Int64[torch.Tensor, "k"], balance: float) -> Float[tor
         pixels: Labelled training pixels of every class; the weight of a class that has none is 1.
         balance: 0 for equal weights, 1 for classes of equal weight in all.
 
-    Source: Eigen & Fergus 2015, section 4.3.2, for the power 1.
+    Source: after Eigen & Fergus 2015, section 4.3.2, who have the power 1, and count of each class's frequency only the
+    images that hold it.
 
     >>> class_weights(torch.tensor([1600, 400, 100, 0]), 0.5).tolist()
     [0.5, 1.0, 2.0, 1.0]

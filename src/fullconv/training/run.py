@@ -62,7 +62,8 @@ def train(
             )
         log = RunLog(resume) if is_restarted() and is_run(resume) else RunLog.resumed(resume)
         source = opened(data if data is not None else log.data())
-        return _run(source, log.config(), log, quiet)
+        with log.held():
+            return _run(source, log.config(), log, quiet)
     if data is None or out is None:
         raise UsageError(
             "give a data set and a folder for the run (DATA --out RUN), or a run to go on with (--resume RUN)"
@@ -77,8 +78,9 @@ def train(
     # What is wrong with a network or with what it would be fed is said before there is a run.
     kept = _remembered(config, source)
     check_networks(source, config)
-    log.start(kept, None if isinstance(data, DataSource) else data)
-    return _run(source, config, log, quiet)
+    with log.held():
+        log.start(kept, None if isinstance(data, DataSource) else data)
+        return _run(source, config, log, quiet)
 
 
 def _run_again(
@@ -95,7 +97,8 @@ def _run_again(
     same = with_absolute_paths(_remembered(config, source)) == kept
     if not same or not (isinstance(data, DataSource) or log.data() == Path(data).resolve()):
         raise UsageError(f"{log.folder}: holds another run; choose another --out, or remove it first")
-    return _run(source, kept, log, quiet)
+    with log.held():
+        return _run(source, kept, log, quiet)
 
 
 def asked(recipe: str, changes: Mapping[str, Any], kept: TrainConfig | None = None) -> TrainConfig:

@@ -7,7 +7,8 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ import yaml
 
 from .. import __version__
 from ..errors import DataError, UsageError
-from ..files.atomic import ELSEWHERE, write_atomically
+from ..files.atomic import ELSEWHERE, remove_half_written, write_atomically
+from ..files.lock import locked
 from ..models import FCN
 from ..trunks import DOWNLOAD
 from .checkpoint import GO_ON, Checkpoint, Checkpoints
-from .config import TrainConfig, changed, load_config
+from .config import FILES, TrainConfig, changed, load_config
 from .runtime import is_first
 
 CONFIG, SUMMARY = "config.yaml", "summary.json"
@@ -124,6 +126,21 @@ class RunLog:
         path = json.loads((self.folder / ENVIRONMENT).read_text()).get("data")
         return None if path is None else Path(path)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from writing into the run; what killed ones left half-written is removed.
+
+        Raises:
+            UsageError: Another one writes there, or this one may not.
+        """
+        if not self.writes:
+            yield
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder / ".lock", "another process trains in it"):
+            remove_half_written(self.folder)
+            yield
+
     def start(self, config: TrainConfig, data: str | Path | None = None) -> None:
         """Write what the run was asked to do, and on what, with paths that hold from anywhere; ``config.yaml`` last."""
         self.write_json(ENVIRONMENT, environment() | {"data": None if data is None else str(Path(data).resolve())})
@@ -175,13 +192,12 @@ class RunLog:
 
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     """Return a configuration whose files are named from the root; links among them stay links."""
-    names = ("model.init", "model.trunk_weights")
 
     def absolute(settings: Mapping[str, Any]) -> dict[str, Any]:
-        paths = {name: settings[name] for name in names if settings.get(name) not in (None, DOWNLOAD)}
+        paths = {name: settings[name] for name in FILES if settings.get(name) not in (None, DOWNLOAD)}
         return {name: str(Path(path).absolute()) for name, path in paths.items()}
 
-    own = absolute({name: getattr(config.model, name.removeprefix("model.")) for name in names})
+    own = absolute({name: getattr(config.model, name.removeprefix("model.")) for name in FILES})
     return changed(config, own | {"stages": tuple(stage | absolute(stage) for stage in config.stages)})
 
 

@@ -220,7 +220,7 @@ def shared(tensor: Tensor, like: Tensor) -> Tensor:
 
 def is_first() -> bool:
     """Return whether this process is the one that writes and speaks."""
-    return os.environ.get("RANK", "0") == "0"
+    return not _several() or os.environ.get("RANK", "0") == "0"
 
 
 def is_restarted() -> bool:
@@ -228,9 +228,13 @@ def is_restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
+def _several() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
 def _joined() -> tuple[int, int]:
     """Join the other processes that ``torchrun`` started, once, and return rank and number of ranks."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if not _several():
         return 0, 1
     if not dist.is_initialized():
         if missing := [name for name in _OF_A_RANK if name not in os.environ]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import ModelError, NotFinite
 from ..models import FCN
-from .checkpoint import Checkpoint
+from .checkpoint import Checkpoint, Checkpoints
 from .config import TrainConfig
 from .optim import WeightAverage, build_optimiser, build_schedule
 from .runtime import Runtime, shared, whole
@@ -57,6 +57,10 @@ class TrainState:
         return dead_scores(self.model) if self._dead is None else self._dead
 
     @property
+    def _classes(self) -> dict[str, list[str]]:
+        return {task: list(table.names) for task, table in self.model.labels.items()}
+
+    @property
     def place(self) -> tuple[int, int]:
         """How far the run has come: steps taken, and epochs closed."""
         return self.step, len(self.records)
@@ -98,8 +102,9 @@ class TrainState:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         if self.average.decay:
             tensors |= {f"average.{name}": tensor for name, tensor in self.average.model.state_dict().items()}
-        for number, kept in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{number}.{name}": value for name, value in kept.items() if value is not None}
+        for name, parameter in self.model.named_parameters():
+            kept = self.optimiser.state.get(parameter, {})
+            tensors |= {f"optimiser.{name}.{key}": value for key, value in kept.items() if value is not None}
         if self.best is not None:
             tensors["best"] = self.best
         config = self.average.model.config
@@ -109,6 +114,8 @@ class TrainState:
             "records": self.records,
             "seconds": seconds,
             "dead_scores": self.dead_scores,
+            "optimiser": type(self.optimiser).__name__,
+            "classes": self._classes,
             "steps": [self.steps, self.steps_an_epoch],
             "pieces": self._runtime.of_each(self._runtime.pieces),
         }
@@ -118,13 +125,38 @@ class TrainState:
         check_weights(weights, self._runtime)
         return Checkpoint(self.step, gathered, facts)
 
+    def go_on_from(self, checkpoints: Checkpoints) -> float:
+        """Take on the newest state that was kept, and return the seconds spent until then; 0 where there is none.
+
+        Nothing of what was read stays in memory.
+
+        Raises:
+            ModelError: It is of another run, or another version wrote it.
+        """
+        checkpoint = checkpoints.latest()
+        if checkpoint is None:
+            return 0.0
+        self.restore(checkpoint)
+        return float(checkpoint.facts["seconds"])
+
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take on the state of a checkpoint of the same run.
 
         Raises:
-            ModelError: It is of another run: other weights, or another number of steps.
+            ModelError: It is of another run: other weights, classes, or optimiser, or another number of steps.
         """
         groups = _grouped(checkpoint.tensors)
+        if checkpoint.facts["classes"] != self._classes:
+            raise ModelError(
+                "the checkpoint is of a run on other classes: resume it on its own data set, or start another run from "
+                "this one's weights (model.init)"
+            )
+        theirs, ours = checkpoint.facts["optimiser"], type(self.optimiser).__name__
+        if theirs != ours:
+            raise ModelError(
+                f"the checkpoint is of a run with {theirs}, not {ours}; "
+                f"put optim.optimiser back, or start another run from this one's weights (model.init)"
+            )
         if checkpoint.facts["steps"] != [self.steps, self.steps_an_epoch]:
             seen = "{} steps, {} an epoch".format(*checkpoint.facts["steps"])
             raise ModelError(
@@ -153,15 +185,22 @@ class TrainState:
             group["lr"] = rate * factor
 
     def _restore_optimiser(self, kept: dict[str, Tensor]) -> None:
-        state: dict[int, dict[str, Tensor]] = {}
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
         parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-        for name, value in kept.items():
-            number, _, key = name.partition(".")
-            parameter = parameters[int(number)]
+        numbers = {names[parameter]: number for number, parameter in enumerate(parameters)}
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in kept.items():
+            name, _, what = key.rpartition(".")
+            if name not in numbers:
+                raise ModelError(
+                    f"the checkpoint is of a run that trained {name}, too; put the settings back, or start another run "
+                    f"from this one's weights (model.init)"
+                )
+            parameter = parameters[numbers[name]]
             if value.shape == parameter.shape:
                 # Fused optimisers want a weight and its state in one layout in memory.
                 value = torch.empty_like(parameter).copy_(shared(value, parameter))
-            state.setdefault(int(number), {})[key] = value
+            state.setdefault(numbers[name], {})[what] = value
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})
 
