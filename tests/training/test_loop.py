@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from fullconv import fcn8s, load, train
 from fullconv.data import open_dataset, write_shapes
@@ -53,7 +54,7 @@ def run(source, folder, **options):
 
 
 def weights(folder):
-    return FCN.from_pretrained(folder).state_dict()
+    return load_file(folder / "model.safetensors")
 
 
 def same(one, other):

@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from commands import WARM, start
 from fullconv import fcn8s, train
@@ -50,7 +51,7 @@ def command(data, run, settings):
     return ["train", data, "--out", run, *changes]
 
 
-def train_on_two_ranks(words, output, code=0, meanwhile=None):
+def train_on_two_ranks(words, output, code=0, meanwhile=None, restarts=0):
     """Start two ranks with the environment that torchrun would give them, and return what both said.
 
     Args:
@@ -58,11 +59,13 @@ def train_on_two_ranks(words, output, code=0, meanwhile=None):
         output: File for what they say.
         code: With which they must end.
         meanwhile: Called with the two processes.
+        restarts: How often torchrun would have started them again.
     """
     output.touch()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    group["TORCHELASTIC_RESTART_COUNT"] = str(restarts)
     ranks = [
         start(*words, out=output, err=output, environment=group | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
     ]
@@ -103,7 +106,7 @@ def launched():
 
 
 def weights(run):
-    return FCN.from_pretrained(run / "last").state_dict()
+    return load_file(run / "last" / "model.safetensors")
 
 
 @pytest.mark.slow
@@ -146,13 +149,19 @@ def test_two_ranks_equal_one(shapes, tmp_path, batch_norm, batch, accumulate, mo
     assert f"{one.scores.mean_iu:.4f}" in output
 
 
+RESTARTED = SETTINGS | {"data.batch_size": 4, "checkpoint_minutes": 0, "model.dropout": 0.3}
+
+
+def same_weights(one, other):
+    return len({(run / "last" / "model.safetensors").read_bytes() for run in (one, other)}) == 1
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [{}, {"optim.sharded": True, "optim.optimiser": "adamw", "optim.average": 0.9}])
-def test_a_killed_rank_is_started_again_and_ends_equal(shapes, tmp_path, launched, more):
-    settings = SETTINGS | {"data.batch_size": 4, "checkpoint_minutes": 0, "model.dropout": 0.3, "epochs": 3, **more}
-    train_on_two_ranks(command(shapes, tmp_path / "whole", settings), tmp_path / "whole.txt")
-    process = launched(shapes, tmp_path / "run", settings, "--max-restarts", "2")
-    while not (tmp_path / "run" / "checkpoints").is_dir():
+def test_a_killed_rank_is_started_again_and_ends_equal(shapes, tmp_path, launched):
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    train_on_two_ranks(command(shapes, whole, RESTARTED), tmp_path / "whole.txt")
+    process = launched(shapes, run, RESTARTED, "--max-restarts", "2")
+    while not (run / "checkpoints").is_dir():
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.05)
     workers = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout
@@ -160,8 +169,27 @@ def test_a_killed_rank_is_started_again_and_ends_equal(shapes, tmp_path, launche
     output, _ = process.communicate(timeout=150)
     assert process.returncode == 0, output
     assert output.count("5 steps of 4 an epoch") == 2
-    files = [tmp_path / name / "last" / "model.safetensors" for name in ("whole", "run")]
-    assert files[0].read_bytes() == files[1].read_bytes()
+    assert same_weights(whole, run)
+
+
+@pytest.mark.slow
+def test_killed_ranks_that_hold_a_share_each_go_on_and_end_equal(shapes, tmp_path):
+    """As torchrun would start them again."""
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    settings = RESTARTED | {"optim.sharded": True, "optim.optimiser": "adamw", "optim.average": 0.9}
+    train_on_two_ranks(command(shapes, whole, settings), tmp_path / "whole.txt")
+
+    def kill(ranks):
+        while not list(run.glob("checkpoints/0*.ckpt")):
+            assert all(rank.is_alive() for rank in ranks), (tmp_path / "run.txt").read_text()
+            time.sleep(0.01)
+        for rank in ranks:
+            rank.kill()
+
+    train_on_two_ranks(command(shapes, run, settings), tmp_path / "run.txt", code=-signal.SIGKILL, meanwhile=kill)
+    assert not (run / "summary.json").is_file()
+    train_on_two_ranks(command(shapes, run, settings), tmp_path / "again.txt", restarts=1)
+    assert same_weights(whole, run)
 
 
 @pytest.mark.slow
@@ -187,7 +215,7 @@ def test_a_signal_to_one_rank_ends_both(shapes, tmp_path, more):
     assert "SIGTERM: saved" in output
     assert (run / "checkpoints").is_dir() and not (run / "summary.json").is_file()
     train_on_two_ranks(["train", "--resume", run], tmp_path / "resumed.txt")
-    assert (run / "last" / "model.safetensors").read_bytes() == (whole / "last" / "model.safetensors").read_bytes()
+    assert same_weights(whole, run)
 
 
 @pytest.mark.slow
