@@ -480,6 +480,17 @@ def test_geotiff(tmp_path):
         assert part.image.equal(sample.image[:, 3:10, 5:16]) and part.target.equal(sample.target[3:10, 5:16])
 
 
+@pytest.mark.parametrize("place", ["{split}/{{}}", "{{}}/{split}"])
+def test_geotiffs_in_folders_of_splits(tmp_path, place):
+    for stem, split in zip(STEMS, ("train", "train", "val"), strict=True):
+        folder = place.format(split=split)
+        write_geotiff(tmp_path / folder.format("images") / f"{stem}.tif", np.ones((H, W, 4), np.uint16))
+        write_geotiff(tmp_path / folder.format("masks") / f"{stem}.tif", TRUTHS[stem][..., None])
+    source = open_dataset(tmp_path)
+    assert source.format == "geotiff" and source.dataset("val")[0].image.shape == (4, H, W)
+    assert {split: len(part) for split, part in source.splits.items()} == {"train": 2, "val": 1}
+
+
 @pytest.mark.parametrize("size", [1, 2])
 def test_huggingface(tmp_path, size):
     """The layout of a pushed data set: structs of bytes and path, in row groups."""

@@ -1,16 +1,19 @@
 """Plain folders: images beside masks, in the layouts people use."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ...errors import DataError
-from ...files.images import IMAGE_SUFFIXES, MASK_SUFFIXES
+from ...files.images import MASK_SUFFIXES
 from ...files.masks import ClassFiles
-from ...files.pictures import ImageFile
+from ...files.pictures import PICTURE_SUFFIXES, picture
 from ..classes import ClassEntry, read_classes
 from ..description import Description
 from ..pairing import Pairs, Stem, files_in, plain_stem, read_stems
 from ..problems import Problem
 from ..source import SPLITS, Contents, Record
+from .annotation import BACKGROUND, with_background
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", "photos", "rgb")
 MASK_FOLDERS = ("masks", "mask", "labels", "label", "annotations", "ann_dir", "gt", "semantic", "segmentation")
@@ -20,39 +23,45 @@ LAYOUT = "give a folder with images/ and masks/ (or train/, val/, test/ with the
 
 def recognise(root: Path) -> bool:
     """Return whether ``root``, or a split's folder in it, holds a folder of images and one of masks."""
-    return any(image_and_mask_folders(place) is not None for place in (root, *(root / split for split in SPLITS)))
+    return bool(places(root))
 
 
 def read(root: Path, description: Description) -> Contents:
     """Pair images and masks; splits from lists, from folders called after them, or none.
 
     Raises:
-        DataError: A folder or list that is needed does not exist.
+        DataError: A folder or list that is needed does not exist, or a class folder's class does not.
     """
     problems: list[Problem] = []
-    splits = _splits(root, description, problems)
+    found = places(root, description)
+    if not found:
+        images, masks = _names(description)
+        have = any((root / name).is_dir() for name in images)
+        raise DataError(f"{root / (masks if have else images)[0]}: no such folder; {LAYOUT}")
     table = root / "classes.txt"
-    entries = read_classes(table) if description.classes is None and table.is_file() else None
-    return Contents(splits, table, entries or _classes_of_subfolders(root, description), problems=tuple(problems))
+    entries = description.entries() or (read_classes(table) if table.is_file() else None)
+    classes = None
+    if folders := _class_folders([masks for _, masks in found.values()]):
+        entries = entries or with_background(folders)
+        classes = _Classes.of(folders, entries, "dataset.yaml" if description.classes else str(table))
+    lists = dict(description.splits or _lists_in(root))
+    if "" in found and lists:
+        splits = _listed(root, found[""], lists, classes, problems)
+    else:
+        splits = {split: _every(*pair, classes, problems) for split, pair in found.items()}
+    return Contents(splits, table, entries, problems=tuple(problems))
 
 
-def _splits(root: Path, description: Description, problems: list[Problem]) -> dict[str, tuple[Record, ...]]:
-    lists: dict[str, str | list[str]] = dict(description.splits or {})
-    folders = image_and_mask_folders(root, description)
+def places(root: Path, description: Description | None = None) -> dict[str, tuple[Path, Path]]:
+    """Return the folders of images and of masks by split: the one split ``""`` where the folders tell none."""
+    folders = _image_and_mask_folders(root, description)
     if folders is None:
-        nested = {split: found for split in SPLITS if (found := image_and_mask_folders(root / split, description))}
-        if not nested:
-            images, masks = _names(description)
-            have = any((root / name).is_dir() for name in images)
-            raise DataError(f"{root / (masks if have else images)[0]}: no such folder; {LAYOUT}")
-        return {split: _every(*found, problems) for split, found in nested.items()}
-    lists = lists or _lists_in(root)
+        nested = {split: _image_and_mask_folders(root / split, description) for split in SPLITS}
+        return {split: found for split, found in nested.items() if found}
     inside = [split for split in SPLITS if all((folder / split).is_dir() for folder in folders)]
-    if not lists and inside:
-        return {split: _every(folders[0] / split, folders[1] / split, problems) for split in inside}
-    if not lists:
-        return {"": _every(*folders, problems)}
-    return _listed(root, folders, lists, problems)
+    if inside and not (description and description.splits) and not _lists_in(root):
+        return {split: (folders[0] / split, folders[1] / split) for split in inside}
+    return {"": folders}
 
 
 def _lists_in(root: Path) -> dict[str, str | list[str]]:
@@ -64,15 +73,19 @@ def _lists_in(root: Path) -> dict[str, str | list[str]]:
 
 
 def _listed(
-    root: Path, folders: tuple[Path, Path], lists: dict[str, str | list[str]], problems: list[Problem]
+    root: Path,
+    folders: tuple[Path, Path],
+    lists: Mapping[str, str | list[str]],
+    classes: "_Classes | None",
+    problems: list[Problem],
 ) -> dict[str, tuple[Record, ...]]:
     """Return the samples that each split's list names."""
     wanted = {
         split: (read_stems(root / stems), root / stems) if isinstance(stems, str) else (stems, f"split {split!r}")
         for split, stems in lists.items()
     }
-    if classes := _class_folders(folders[1]):
-        stacked = _stacked(folders[0], classes)
+    if classes:
+        stacked = _stacked(*folders, classes)
         for names, where in wanted.values():
             for stem in sorted(set(names) - stacked.keys()):
                 seen = f"names {stem!r}, but no class folder of {folders[1]} holds a mask of an image of that stem"
@@ -88,11 +101,11 @@ def _listed(
     return splits
 
 
-def _every(images: Path, masks: Path, problems: list[Problem]) -> tuple[Record, ...]:
+def _every(images: Path, masks: Path, classes: "_Classes | None", problems: list[Problem]) -> tuple[Record, ...]:
     """Return all samples of two folders."""
-    if classes := _class_folders(masks):
-        stacked = _stacked(images, classes)
-        for image in files_in(images, IMAGE_SUFFIXES):
+    if classes:
+        stacked = _stacked(images, masks, classes)
+        for image in files_in(images, PICTURE_SUFFIXES):
             if image.stem not in stacked:
                 seen = f"has no mask of the same stem in any class folder of {masks}"
                 problems.append(Problem("missing_mask", (image,), seen, "add its masks, or remove this file"))
@@ -107,13 +120,13 @@ def _pairs(images: Path, masks: Path) -> Pairs:
     pairs = Pairs.of(images, masks, stems=(plain_stem, _mask_stem(images, masks)))
     for folder, files in zip(pairs.folders, (pairs.images, pairs.masks), strict=True):
         if not files:
-            raise DataError(f"{folder}: holds no image files ({', '.join(IMAGE_SUFFIXES)}); {LAYOUT}")
+            raise DataError(f"{folder}: holds no image files ({', '.join(PICTURE_SUFFIXES)}); {LAYOUT}")
     return pairs
 
 
 def _mask_stem(images: Path, masks: Path) -> Stem:
     """Return how to get from a mask's name to its image's: whatever of the usual endings gives the most pairs."""
-    stems = {file.stem for file in files_in(images, IMAGE_SUFFIXES)}
+    stems = {file.stem for file in files_in(images, PICTURE_SUFFIXES)}
     names = [file.stem for file in files_in(masks, MASK_SUFFIXES)]
 
     def pairs(ending: str) -> int:
@@ -123,37 +136,67 @@ def _mask_stem(images: Path, masks: Path) -> Stem:
     return lambda path: path.stem.removesuffix(best)
 
 
-def _class_folders(masks: Path) -> list[Path]:
-    """Return the folders of a mask folder that holds one for each class, and no masks itself."""
-    folders = sorted(path for path in masks.iterdir() if path.is_dir() and path.name not in SPLITS)
-    return folders if len(folders) > 1 and not files_in(masks, MASK_SUFFIXES) else []
+def _class_folders(places: Sequence[Path]) -> dict[str, Path]:
+    """Return a folder of every class by name, where mask folders hold a folder for each class and no masks themselves.
+
+    The classes are those of all splits: one may lack some.
+    """
+    folders = {name: folder for masks in places for name, folder in _folders_in(masks).items()}
+    alone = len(folders) < 2 or any(files_in(masks, MASK_SUFFIXES) for masks in places)
+    return {} if alone else dict(sorted(folders.items()))
 
 
-def _stacked(images: Path, classes: list[Path]) -> dict[str, Record]:
+def _folders_in(masks: Path) -> dict[str, Path]:
+    """Return the folders in a folder of masks by name; hidden ones and splits are left out."""
+    folders = {path.name: path for path in masks.iterdir() if path.is_dir()}
+    return {name: path for name, path in folders.items() if name not in SPLITS and not name.startswith(".")}
+
+
+class _Classes(NamedTuple):
+    """The ids of class folders by name, in the order in which they are drawn, and the id where none has a mask."""
+
+    ids: dict[str, int]
+    background: int
+
+    @classmethod
+    def of(cls, folders: Mapping[str, Path], entries: Sequence[ClassEntry], where: str) -> "_Classes":
+        """Match class folders and classes by name.
+
+        Raises:
+            DataError: A folder is called like no class, or no class is the background.
+        """
+        ids = {entry.name: entry.id for entry in sorted(entries, key=lambda entry: entry.id)}
+        listed = ", ".join(ids)
+        for name in folders:
+            if name not in ids:
+                raise DataError(
+                    f"{folders[name]}: is a class folder, but {where} has no class {name!r} (only {listed}); "
+                    f"add it there, or rename the folder"
+                )
+        named = [name for name in ids if name.lower() == BACKGROUND] or [name for name in ids if name not in folders]
+        if len(named) != 1:
+            raise DataError(
+                f"{where}: has no class {BACKGROUND!r} for what no class folder's mask covers (only {listed}); add it"
+            )
+        return cls({name: number for name, number in ids.items() if name in folders}, ids[named[0]])
+
+
+def _stacked(images: Path, masks: Path, classes: _Classes) -> dict[str, Record]:
     """Return the images that have a mask in some class folder, by stem."""
-    files = {folder: {file.stem: file for file in files_in(folder, MASK_SUFFIXES)} for folder in classes}
+    folders = _folders_in(masks)
+    files = [
+        (number, {file.stem: file for file in files_in(folders[name], MASK_SUFFIXES)})
+        for name, number in classes.ids.items()
+        if name in folders
+    ]
     records = {}
-    for image in files_in(images, IMAGE_SUFFIXES):
-        found = tuple(
-            (number, files[folder][image.stem])
-            for number, folder in enumerate(classes, start=1)
-            if image.stem in files[folder]
-        )
-        if found:
-            records[image.stem] = Record(image.stem, ImageFile(image), ClassFiles(found, background=0))
+    for image in files_in(images, PICTURE_SUFFIXES):
+        if found := tuple((number, of_class[image.stem]) for number, of_class in files if image.stem in of_class):
+            records[image.stem] = Record(image.stem, picture(image), ClassFiles(found, classes.background))
     return records
 
 
-def _classes_of_subfolders(root: Path, description: Description) -> list[ClassEntry] | None:
-    for place in (root, *(root / split for split in SPLITS)):
-        folders = image_and_mask_folders(place, description)
-        if folders and (classes := _class_folders(folders[1])):
-            names = ["background", *(folder.name for folder in classes)]
-            return [ClassEntry(number, name) for number, name in enumerate(names)]
-    return None
-
-
-def image_and_mask_folders(place: Path, description: Description | None = None) -> tuple[Path, Path] | None:
+def _image_and_mask_folders(place: Path, description: Description | None) -> tuple[Path, Path] | None:
     """Return the folders of images and of masks in a place, or None."""
     images, masks = _names(description or Description())
     image = next((place / name for name in images if (place / name).is_dir()), None)

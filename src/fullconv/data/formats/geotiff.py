@@ -9,7 +9,7 @@ from ...files.pictures import Bands
 from ...files.raster import TIFF_SUFFIXES, has_rasterio, is_georeferenced, raster_kind
 from ..description import Description
 from ..pairing import files_in
-from ..source import SPLITS, Contents, Record
+from ..source import Contents, Record
 from . import folder
 
 
@@ -17,10 +17,9 @@ def recognise(root: Path) -> bool:
     """Return whether the images are TIFFs with coordinates, or with other bands than Pillow reads; needs rasterio."""
     if not has_rasterio():
         return False
-    for place in (root, *(root / split for split in SPLITS)):
-        if folders := folder.image_and_mask_folders(place):
-            first = next(iter(files_in(folders[0], IMAGE_SUFFIXES)), None)
-            return first is not None and first.suffix.lower() in TIFF_SUFFIXES and is_georeferenced(first)
+    for images, _ in folder.places(root).values():
+        first = next(iter(files_in(images, IMAGE_SUFFIXES)), None)
+        return first is not None and first.suffix.lower() in TIFF_SUFFIXES and is_georeferenced(first)
     return False
 
 
