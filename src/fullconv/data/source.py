@@ -1,6 +1,7 @@
 """A data set that was opened: which samples there are, and what the ids in their masks mean."""
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -165,15 +166,21 @@ class DataSource:
         _check_sizes(record, image, target)
         further = {}
         for task, source in self.further.items():
-            other = source.by_stem[record.stem]
+            other = source.of_same_image(record)
+            if other is None:
+                raise DataError(f"{record.image.path}: has no mask of the task {task!r}; add it, or remove the image")
             further[task] = source.read_target(other, window)
             _check_sizes(other, image, further[task])
         return Sample(record.stem, image, target, self.labels.ignore_index, further)
 
+    def of_same_image(self, record: Record) -> Record | None:
+        """Return the sample here of the image that another data set's sample has, or None."""
+        return self._by_image.get(os.path.normpath(record.image.path))
+
     @cached_property
-    def by_stem(self) -> dict[str, Record]:
-        """The samples of all splits by stem."""
-        return {record.stem: record for records in self.splits.values() for record in records}
+    def _by_image(self) -> dict[str, Record]:
+        """The samples by their image's path: splits may have equal stems, and masks in folders of their own."""
+        return {os.path.normpath(record.image.path): record for part in self.splits.values() for record in part}
 
 
 class SampleDataset(Dataset[Sample]):

@@ -162,12 +162,12 @@ def refuse_bad(source: DataSource, splits: Iterable[str]) -> None:
 
 def _further_problems(source: DataSource, records: Iterable[Record]) -> list[Problem]:
     """Return what is wrong with the masks of further tasks."""
-    pairs = [(other, record.stem) for other in source.further.values() for record in records]
+    pairs = [(other, other.of_same_image(record)) for other in source.further.values() for record in records]
     return [
         problem
-        for other, stem in pairs
-        if stem in other.by_stem
-        for problem in examine(other.by_stem[stem], other.table, thorough=False).problems
+        for other, record in pairs
+        if record
+        for problem in examine(record, other.table, thorough=False).problems
     ]
 
 

@@ -261,3 +261,29 @@ def test_a_target_can_be_read_alone(imitation: Write) -> None:
     root = imitation()
     source = open_dataset(root)
     assert source.read_target(source.splits["train"][0]).dtype == torch.int64
+
+
+def test_a_further_task_is_joined_by_the_image_not_by_its_stem(imitation: Write) -> None:
+    root = imitation("ab", folder="set/train").parent
+    imitation("ab", folder="set/val")
+    for split, number in (("train", 0), ("val", 1)):
+        (root / split / "surfaces").mkdir()
+        for stem in stems(open_dataset(root))[split]:
+            Image.fromarray(np.full((4, 6), number, np.uint8)).save(root / split / "surfaces" / f"{stem}.png")
+    tasks = "tasks: {surface: {masks: surfaces, classes: [flat, steep]}}"
+    (root / "dataset.yaml").write_text(f"masks: masks\n{tasks}")
+    source = open_dataset(root)
+    assert source.dataset("train")[0].further["surface"].unique().tolist() == [0]
+    assert source.dataset("val")[0].further["surface"].unique().tolist() == [1]
+    assert source.further["surface"].dataset("train")[0].target.unique().tolist() == [0]
+    refuse(source)
+    Image.fromarray(np.full((4, 6), 9, np.uint8)).save(root / "train" / "surfaces" / "a.png")
+    with pytest.raises(DataError, match=r"train/surfaces/a.png: holds id 9"):
+        refuse_bad(open_dataset(root), ["train"])
+    (root / "train" / "surfaces" / "a.png").unlink()
+    with pytest.raises(DataError, match=r"train/images/a.png: has no mask .*surfaces; add the mask"):
+        open_dataset(root)
+    loose = open_dataset(root, strict=False)
+    assert any(problem.kind == "missing_mask" for problem in loose.problems)
+    with pytest.raises(DataError, match=r"train/images/a.png: has no mask of the task 'surface'; add it"):
+        loose.dataset("train")[0]

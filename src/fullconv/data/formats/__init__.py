@@ -134,12 +134,12 @@ def _with_tasks(source: DataSource, description: Description, where: Path | None
                 f"{source.labels.ignore_index}; set the same ignore_index for both"
             )
         problems += other.problems
-        for record in source.by_stem.values():
-            if record.stem not in other.by_stem:
+        for record in dict.fromkeys(record for records in source.splits.values() for record in records):
+            if other.of_same_image(record) is None:
                 seen, remedy = f"has no mask of the task {task!r}", "add it, or take the image off the lists"
                 problems.append(Problem("missing_mask", (record.image.path,), seen, remedy))
         splits = {
-            name: tuple(other.by_stem[record.stem] for record in records if record.stem in other.by_stem)
+            name: tuple(found for record in records if (found := other.of_same_image(record)))
             for name, records in source.splits.items()
         }
         further[task] = replace(other, splits=splits)
