@@ -103,19 +103,22 @@ class Drawing:
 
     Attributes:
         path: The annotation file.
-        image: The image, whose size the drawing has.
+        image: The image, whose size the drawing has where the annotation states none.
         shapes: Id and shape of every object, in the order in which they are drawn.
         background: Id where nothing is drawn.
+        size: (height, width) in pixels for which the annotation says it was made. Another size than the image's is a
+            mask of another size.
     """
 
     path: Path
     image: Path
     shapes: tuple[tuple[int, Shape], ...]
     background: int
+    size: tuple[int, int] | None = None
 
     def read(self, window: Window | None = None) -> RawMask:
         """Return the ids; all is drawn, also for a window."""
-        size = image_size(self.image)
+        size = self.size or image_size(self.image)
         ids = np.full(size, self.background, np.int32)
         try:
             for number, shape in self.shapes:

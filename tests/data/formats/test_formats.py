@@ -17,6 +17,7 @@ from scipy.io import savemat
 from fullconv.data import open_dataset
 from fullconv.data.formats import FORMATS
 from fullconv.data.labels import voc_palette
+from fullconv.doctor.examine import examine
 from fullconv.errors import DataError, UsageError
 from fullconv.files import Window
 from reference.rle_pack import encode
@@ -251,6 +252,34 @@ def test_labelme(tmp_path, kind):
         tree = {"version": "5.4.1", "flags": {}, "shapes": shapes, "imagePath": f"{stem}.jpg", "imageData": None}
         (tmp_path / f"{stem}.json").write_text(json.dumps(tree | {"imageHeight": H, "imageWidth": W}))
     read_back(tmp_path, "labelme", ["background", "low", "tall"])
+
+
+@pytest.mark.parametrize("format", ["coco", "labelme"])
+def test_images_that_were_resized_after_they_were_annotated(tmp_path, format):
+    if format == "coco":
+        test_coco(tmp_path, lambda number, which, ring: [ring])
+    else:
+        test_labelme(tmp_path, "polygon")
+    write_image(next(tmp_path.rglob("a.jpg")), (H // 2, W // 2))
+    source = open_dataset(tmp_path)
+    record = next(record for part in source.splits.values() for record in part if record.stem == "a")
+    message = rf"json: mask is {H}×{W} \(height × width\), its image .*a.jpg is {H // 2}×{W // 2}; export the mask again"
+    with pytest.raises(DataError, match=message):
+        source.read_sample(record)
+    assert [problem.kind for problem in examine(record, source.table).problems if problem.severity == "error"] == [
+        "size_mismatch"
+    ]
+
+
+def test_an_annotation_may_leave_its_size_out_but_not_make_it_up(tmp_path):
+    test_labelme(tmp_path, "polygon")
+    tree = json.loads((tmp_path / "a.json").read_text())
+    for size, fine in (({"imageHeight": None}, True), ({"imageWidth": 0}, True), ({"imageHeight": "tall"}, False)):
+        (tmp_path / "a.json").write_text(json.dumps(tree | size))
+        if fine:
+            read_back(tmp_path, "labelme", ["background", "low", "tall"])
+    with pytest.raises(DataError, match=r"a.json: has imageHeight 'tall' and imageWidth 36; write the image's size"):
+        open_dataset(tmp_path)
 
 
 def write_ultralytics(root: Path, masks: bool) -> Path:

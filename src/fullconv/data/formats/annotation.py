@@ -41,6 +41,25 @@ def with_background(names: Iterable[str]) -> list[ClassEntry]:
     return [ClassEntry(number, name) for number, name in enumerate(unique)]
 
 
+def stated_size(row: Mapping[str, Any], height: str, width: str, path: Path) -> tuple[int, int] | None:
+    """Return the (height, width) that an annotation states for its image under these keys, or None.
+
+    Raises:
+        DataError: One is no positive number of pixels.
+    """
+    if not (row.get(height) and row.get(width)):
+        return None
+    try:
+        size = int(row[height]), int(row[width])
+    except (TypeError, ValueError):
+        size = 0, 0
+    if min(size) < 1:
+        raise DataError(
+            f"{path}: has {height} {row[height]!r} and {width} {row[width]!r}; write the image's size in pixels there"
+        )
+    return size
+
+
 class Images:
     """Finds the image files that annotations name, often with the path they had on another machine.
 

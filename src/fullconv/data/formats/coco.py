@@ -12,7 +12,7 @@ from ..classes import ClassEntry
 from ..description import Description
 from ..problems import Problem
 from ..source import SPLITS, Contents, Record
-from .annotation import BACKGROUND, Images, begins_with, read_json
+from .annotation import BACKGROUND, Images, begins_with, read_json, stated_size
 
 _KEYS = ('"images"', '"annotations"', '"categories"')
 
@@ -95,7 +95,8 @@ def _records(
             continue
         objects = sorted(drawn.get(row["id"], []), key=lambda one: -float(one.get("area") or 0))
         shapes = tuple((int(one["category_id"]), shape) for one in objects for shape in _shapes(one["segmentation"]))
-        records.append(Record(file.stem, ImageFile(file), Drawing(path, file, shapes, entries[0].id)))
+        size = stated_size(row, "height", "width", path)
+        records.append(Record(file.stem, ImageFile(file), Drawing(path, file, shapes, entries[0].id, size)))
     return records
 
 

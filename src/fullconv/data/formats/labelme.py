@@ -18,7 +18,7 @@ from ..classes import VOID, ClassEntry
 from ..description import Description
 from ..problems import Problem
 from ..source import SPLITS, Contents, Record
-from .annotation import BACKGROUND, Images, begins_with, read_json, with_background
+from .annotation import BACKGROUND, Images, begins_with, read_json, stated_size, with_background
 
 LABELS = "labels.txt"
 _SPELLINGS = {"_background_": BACKGROUND, "__ignore__": VOID}
@@ -89,7 +89,8 @@ def _records(
             problems.append(Problem("missing_image", (path,), seen, "add the image, or remove this file"))
             continue
         shapes = [(_id(shape, ids, path), drawn) for shape in tree["shapes"] if (drawn := _shape(shape, path))]
-        records.append(Record(path.stem, ImageFile(image), Drawing(path, image, tuple(shapes), 0)))
+        size = stated_size(tree, "imageHeight", "imageWidth", path)
+        records.append(Record(path.stem, ImageFile(image), Drawing(path, image, tuple(shapes), 0, size)))
     return records
 
 
