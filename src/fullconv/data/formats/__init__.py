@@ -157,9 +157,10 @@ def _recognised(root: Path, description: Description) -> str:
 def _described(contents: Contents, description: Description, where: Path | None) -> Contents:
     """Return what was found, changed by what a ``dataset.yaml`` says."""
     given = description.model_fields_set
+    ours = contents.entries is None or description.classes or contents.where.name in _DESCRIPTIONS
     return replace(
         contents,
-        where=where if where and (contents.entries is None or description.classes) else contents.where,
+        where=where if where and ours else contents.where,
         entries=description.entries() or contents.entries,
         ignore_index=description.ignore_index if "ignore_index" in given else contents.ignore_index,
         label_map=description.label_map if "label_map" in given else contents.label_map,

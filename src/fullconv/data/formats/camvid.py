@@ -38,4 +38,4 @@ def read(root: Path, description: Description) -> Contents:
             problems += pairs.problems
     entries = [ClassEntry(number, name, colour) for number, (name, colour) in enumerate(COLOURS.items())]
     entries.append(ClassEntry(len(entries), VOID))
-    return Contents(splits, root / "classes.txt", entries, problems=tuple(problems))
+    return Contents(splits, root / "dataset.yaml", entries, problems=tuple(problems))

@@ -60,7 +60,7 @@ def read(root: Path, description: Description) -> Contents:
     evaluated = {row[0] for row in CLASSES}
     others: dict[int, int | str] = {number: "void" for number in range(LAST_ID + 1) if number not in evaluated}
     return Contents(
-        splits, root / "classes.txt", entries, label_map={} if trained else others, problems=tuple(problems)
+        splits, root / "dataset.yaml", entries, label_map={} if trained else others, problems=tuple(problems)
     )
 
 

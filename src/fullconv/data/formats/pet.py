@@ -26,7 +26,7 @@ def read(root: Path, description: Description) -> Contents:
         if path.is_file()
     }
     entries = [ClassEntry(1, "pet"), ClassEntry(2, "background"), ClassEntry(3, VOID)]
-    return Contents(splits or {"": pairs.every()}, root / "classes.txt", entries, problems=tuple(pairs.problems))
+    return Contents(splits or {"": pairs.every()}, root / "dataset.yaml", entries, problems=tuple(pairs.problems))
 
 
 def lines(path: Path) -> list[str]:

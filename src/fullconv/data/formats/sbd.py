@@ -19,7 +19,7 @@ def read(root: Path, description: Description) -> Contents:
     place = _place(root)
     pairs = Pairs.of(place / "img", place / "cls")
     splits = listed_splits(place, pairs, description)
-    return Contents(splits, place / "classes.txt", class_entries(), problems=tuple(pairs.problems))
+    return Contents(splits, root / "dataset.yaml", class_entries(), problems=tuple(pairs.problems))
 
 
 def _place(root: Path) -> Path:

@@ -24,7 +24,7 @@ def read(root: Path, description: Description) -> Contents:
     """Read the lists; ``trainval`` only where it is not made of two others."""
     pairs = Pairs.of(root / "JPEGImages", root / "SegmentationClass")
     splits = listed_splits(root, pairs, description)
-    return Contents(splits, root / "classes.txt", class_entries(), problems=tuple(pairs.problems))
+    return Contents(splits, root / "dataset.yaml", class_entries(), problems=tuple(pairs.problems))
 
 
 def class_entries() -> list[ClassEntry]:
