@@ -40,9 +40,7 @@ def read(root: Path, description: Description) -> Contents:
     if path is None:
         raise DataError(f"{root}: holds no data.yaml; name the YAML that lists train, val and names")
     tree = _tree(path)
-    names = tree["names"]
-    table = dict(enumerate(names)) if isinstance(names, list) else dict(names)
-    entries = [ClassEntry(int(number), str(name)) for number, name in table.items()]
+    entries = _entries(path, tree.get("names"))
     masks = tree.get("masks_dir")
     if not masks:
         entries.append(ClassEntry(max(entry.id for entry in entries) + 1, BACKGROUND))
@@ -60,6 +58,17 @@ def _yaml(root: Path) -> Path | None:
     if root.suffix.lower() in (".yaml", ".yml"):
         return root if root.is_file() else None
     return next((root / name for name in YAMLS if (root / name).is_file()), None)
+
+
+def _entries(path: Path, names: Any) -> list[ClassEntry]:
+    table = dict(enumerate(names)) if isinstance(names, list) else names
+    try:
+        entries = [ClassEntry(int(number), str(name)) for number, name in table.items()]
+    except (AttributeError, TypeError, ValueError):
+        entries = []
+    if not entries:
+        raise DataError(f"{path}: names is {names!r}; write a list of class names, or a mapping id: name")
+    return entries
 
 
 def _tree(path: Path) -> Mapping[str, Any]:
