@@ -7,6 +7,7 @@ from ...errors import DataError
 from ...files.masks import MaskFile
 from ...files.pictures import picture
 from ...files.text import read_text
+from ..classes import read_classes
 from ..description import Description
 from ..problems import Problem
 from ..source import Contents, Record
@@ -21,7 +22,7 @@ def read(root: Path, description: Description) -> Contents:
     """Read the table; paths are relative to its folder.
 
     Raises:
-        DataError: There is no such table, or a row has no mask.
+        DataError: There is no such table, or only some rows name a split.
     """
     tables = _tables(root)
     if len(tables) != 1:
@@ -29,20 +30,26 @@ def read(root: Path, description: Description) -> Contents:
     table = tables[0]
     splits: dict[str, list[Record]] = {}
     problems: list[Problem] = []
-    for row in csv.DictReader(read_text(table).splitlines(), skipinitialspace=True):
-        image, mask = table.parent / (row["image"] or ""), table.parent / (row["mask"] or "")
-        split = (row.get("split") or "").strip()
-        for kind, path in (("image", image), ("mask", mask)):
-            if not path.is_file():
-                remedy = "add the file, or correct or remove its row"
-                problems.append(Problem(f"missing_{kind}", (path, table), f"stands in {table} but is no file", remedy))
-        if image.is_file() and mask.is_file():
-            splits.setdefault(split, []).append(Record(image.stem, picture(image), MaskFile(mask)))
-    return Contents(
-        {split: tuple(records) for split, records in splits.items()},
-        table.parent / "classes.txt",
-        problems=tuple(problems),
-    )
+    rows = csv.DictReader(read_text(table).splitlines()[1:], _columns(table), skipinitialspace=True)
+    for row in rows:
+        image, mask, split = ((row.get(key) or "").strip() for key in ("image", "mask", "split"))
+        if record := _record(table, image, mask, problems):
+            splits.setdefault(split, []).append(record)
+    if len(splits) > 1 and "" in splits:
+        some = splits[""][0].image.path
+        raise DataError(f"{table}: the row of {some} names no split, but others do; write train, val or test there")
+    classes = table.parent / "classes.txt"
+    entries = read_classes(classes) if description.classes is None and classes.is_file() else None
+    return Contents({split: tuple(part) for split, part in splits.items()}, classes, entries, problems=tuple(problems))
+
+
+def _record(table: Path, image: str, mask: str, problems: list[Problem]) -> Record | None:
+    files = {"image": table.parent / image, "mask": table.parent / mask}
+    missing = {kind: path for kind, path in files.items() if not path.is_file()}
+    for kind, path in missing.items():
+        remedy = "add the file, or correct or remove its row"
+        problems.append(Problem(f"missing_{kind}", (path, table), f"stands in {table} but is no file", remedy))
+    return None if missing else Record(files["image"].stem, picture(files["image"]), MaskFile(files["mask"]))
 
 
 def _tables(root: Path) -> list[Path]:
@@ -51,5 +58,7 @@ def _tables(root: Path) -> list[Path]:
 
 
 def _columns(file: Path) -> list[str]:
-    lines = read_text(file).splitlines()
-    return [name.strip() for name in next(csv.reader(lines[:1]), [])]
+    """Return the names in a CSV's first line, of which only as much is read as a header could have, in any encoding."""
+    with file.open(encoding="utf-8-sig", errors="replace") as lines:
+        header = lines.readline(1 << 16).splitlines()
+    return [name.strip() for name in next(csv.reader(header), [])]
