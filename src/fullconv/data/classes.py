@@ -284,6 +284,19 @@ def _listed(ids: Iterable[int]) -> str:
     return ", ".join(map(str, ordered[:8])) + (", …" if len(ordered) > 8 else "")
 
 
+def check_agreement(entries: Sequence[ClassEntry], path: Path, first: Sequence[ClassEntry], where: Path) -> None:
+    """Refuse a split's class table that says what the first split's does not; it may leave classes out.
+
+    Raises:
+        DataError: It does; the message names both files.
+    """
+    names = {other.id: repr(other.name) for other in first}
+    for entry in entries:
+        if entry not in first:
+            seen = f"calls id {entry.id} {entry.name!r}, which is {names.get(entry.id, 'no class')} in {where}"
+            raise DataError(f"{path}: {seen}; export both with the same classes and ids")
+
+
 def read_classes(path: Path) -> list[ClassEntry]:
     """Read ``classes.txt``: a class per line, ``name`` or ``name red green blue``; ``#`` starts a comment.
 

@@ -8,7 +8,7 @@ from ...files.images import IMAGE_SUFFIXES, MASK_SUFFIXES
 from ...files.masks import MaskFile
 from ...files.pictures import ImageFile
 from ...files.text import read_text
-from ..classes import ClassEntry
+from ..classes import ClassEntry, check_agreement
 from ..description import Description
 from ..pairing import files_in
 from ..problems import Problem
@@ -24,13 +24,20 @@ def recognise(root: Path) -> bool:
 
 
 def read(root: Path, description: Description) -> Contents:
-    """Read every split that has a table; the first table names the classes."""
+    """Read every split that has a table; the first table names the classes.
+
+    Raises:
+        DataError: A table names no class, or numbers them otherwise than the first.
+    """
     places = {split: root / folder for split, folder in SPLITS.items() if (root / folder / TABLE).is_file()}
     places = places or {"": root}
     problems: list[Problem] = []
     splits = {split: _pairs(place, problems) for split, place in places.items()}
-    table = next(iter(places.values())) / TABLE
-    return Contents(splits, table, _entries(table), problems=tuple(problems))
+    first, *others = (place / TABLE for place in places.values())
+    entries = _entries(first)
+    for table in others:
+        check_agreement(_entries(table), table, entries, first)
+    return Contents(splits, first, entries, problems=tuple(problems))
 
 
 def _pairs(place: Path, problems: list[Problem]) -> tuple[Record, ...]:
