@@ -263,7 +263,9 @@ def test_images_that_were_resized_after_they_were_annotated(tmp_path, format):
     write_image(next(tmp_path.rglob("a.jpg")), (H // 2, W // 2))
     source = open_dataset(tmp_path)
     record = next(record for part in source.splits.values() for record in part if record.stem == "a")
-    message = rf"json: mask is {H}×{W} \(height × width\), its image .*a.jpg is {H // 2}×{W // 2}; export the mask again"
+    message = (
+        rf"json: mask is {H}×{W} \(height × width\), its image .*a.jpg is {H // 2}×{W // 2}; export the mask again"
+    )
     with pytest.raises(DataError, match=message):
         source.read_sample(record)
     assert [problem.kind for problem in examine(record, source.table).problems if problem.severity == "error"] == [

@@ -1,6 +1,7 @@
 """What the formats that describe shapes in JSON have in common."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,15 @@ from ...errors import DataError
 from ...files.images import IMAGE_SUFFIXES
 from ...files.text import read_text
 from ..classes import ClassEntry
+from ..source import SPLITS
 
 BACKGROUND = "background"
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training", "trainval"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What splits are called in the names of files → split."""
 
 
 def read_json(path: Path) -> Any:
@@ -33,6 +41,22 @@ def begins_with(path: Path, *words: str) -> bool:
     except OSError:
         return False
     return all(word.encode() in start for word in words)
+
+
+def holds(path: Path, *words: str) -> bool:
+    """Return whether a file holds all these words: the whole of it is looked through, unparsed."""
+    text = path.read_bytes()
+    return all(word.encode() in text for word in words)
+
+
+def split_named(name: str) -> str:
+    """Return the split that some word of a name stands for, else ``""``; words may be run together asInThis.
+
+    >>> split_named("instances_valid2017"), split_named("latest")
+    ('val', '')
+    """
+    words = {SPLIT_WORDS.get(word.lower()) for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}
+    return next((split for split in SPLITS if split in words), "")
 
 
 def with_background(names: Iterable[str]) -> list[ClassEntry]:

@@ -8,50 +8,56 @@ from ...errors import DataError
 from ...files.masks import Drawing
 from ...files.pictures import ImageFile
 from ...files.shapes import CocoRuns, Shape, polygon
-from ..classes import ClassEntry
+from ..classes import ClassEntry, check_agreement
 from ..description import Description
 from ..problems import Problem
-from ..source import SPLITS, Contents, Record
-from .annotation import BACKGROUND, Images, begins_with, read_json, stated_size
+from ..source import Contents, Record
+from .annotation import BACKGROUND, Images, begins_with, holds, read_json, split_named, stated_size
 
 _KEYS = ('"images"', '"annotations"', '"categories"')
 
 
 def recognise(root: Path) -> bool:
     """Return whether ``root`` is such a file, or holds one, in ``annotations/`` or in a folder for each split."""
-    return any(begins_with(path, '"images"') or begins_with(path, '"categories"') for path in _files(root))
+    return any(
+        (begins_with(path, '"images"') or begins_with(path, '"categories"')) and holds(path, *_KEYS)
+        for path in _files(root)
+    )
 
 
 def read(root: Path, description: Description) -> Contents:
     """Draw the objects of every image, larger ones first; what no object covers is background.
 
-    A split is what ``train``, ``val`` or ``test`` stands in the file's name or its folder's.
+    A split is what ``train``, ``val`` or ``test`` stands as a word in the file's name or its folder's.
 
     Raises:
-        DataError: No file holds segmentations, or one is not as COCO describes it.
+        DataError: No file holds segmentations, one is not as COCO describes it, one has other categories than the
+            first, or only some name a split.
     """
     splits: dict[str, list[Record]] = {}
     problems: list[Problem] = []
     entries: list[ClassEntry] = []
-    where = root
+    first: Path | None = None
     for path in _files(root):
         tree = read_json(path)
         if not isinstance(tree, dict) or any(key.strip('"') not in tree for key in _KEYS):
             continue
         if not _has_segmentations(tree):
             continue
-        where = path
         try:
-            entries = entries or _entries(tree["categories"])
+            classes = _categories(tree["categories"])
+            first, entries = first or path, entries or _with_background(classes)
+            check_agreement(classes, path, entries, first)
+            _check_named(path, first)
             splits.setdefault(_split(path), []).extend(_records(path, tree, root, entries, problems))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DataError(
                 f"{path}: is not as COCO describes it ({type(error).__name__}: {error}); export it again"
             ) from None
-    if not splits:
+    if first is None:
         raise DataError(f"{root}: no JSON file here holds COCO segmentations; name the file, such as instances.json")
     return Contents(
-        {name: tuple(records) for name, records in splits.items()}, where, entries, problems=tuple(problems)
+        {name: tuple(records) for name, records in splits.items()}, first, entries, problems=tuple(problems)
     )
 
 
@@ -66,12 +72,23 @@ def _has_segmentations(tree: Mapping[str, Any]) -> bool:
 
 
 def _split(path: Path) -> str:
-    name = f"{path.parent.name if path.stem.startswith('_') else ''} {path.stem}".lower()
-    return next((split for split in SPLITS if split in name), "")
+    return split_named(f"{path.parent.name if path.stem.startswith('_') else ''} {path.stem}")
 
 
-def _entries(categories: Sequence[Mapping[str, Any]]) -> list[ClassEntry]:
-    classes = [ClassEntry(int(row["id"]), str(row["name"])) for row in categories]
+def _check_named(path: Path, first: Path) -> None:
+    if bool(_split(path)) != bool(_split(first)):
+        named, unnamed = (path, first) if _split(path) else (first, path)
+        raise DataError(
+            f"{unnamed}: its name tells no split, but {named.name}'s does; rename it, such as instances_train.json, or "
+            f"name the one file to read"
+        )
+
+
+def _categories(rows: Sequence[Mapping[str, Any]]) -> list[ClassEntry]:
+    return [ClassEntry(int(row["id"]), str(row["name"])) for row in rows]
+
+
+def _with_background(classes: Sequence[ClassEntry]) -> list[ClassEntry]:
     ids = [entry.id for entry in classes]
     background = 0 if 0 not in ids else max(ids) + 1
     return [ClassEntry(background, BACKGROUND), *classes]

@@ -10,11 +10,10 @@ from ...files.parquet import CellImage, CellMask, open_table
 from ..classes import ClassEntry
 from ..description import Description
 from ..source import Contents, Record
-from .annotation import read_json
+from .annotation import SPLIT_WORDS, read_json
 
 IMAGE_COLUMNS = ("image", "pixel_values", "img", "jpg")
 MASK_COLUMNS = ("mask", "label", "labels", "annotation", "segmentation", "semantic_segmentation", "seg", "png")
-_SPLITS = {"train": "train", "training": "train", "validation": "val", "valid": "val", "val": "val", "test": "test"}
 
 
 def recognise(root: Path) -> bool:
@@ -30,7 +29,7 @@ def read(root: Path, description: Description) -> Contents:
     """
     splits: dict[str, list[Record]] = {}
     for table in _tables(root):
-        split = _SPLITS.get(re.split(r"[-_.]", table.name)[0].lower(), "")
+        split = SPLIT_WORDS.get(re.split(r"[-_.]", table.name)[0].lower(), "")
         splits.setdefault(split, []).extend(_rows(table))
     if len(splits) > 1 and "" in splits:
         raise DataError(

@@ -1,0 +1,192 @@
+"""What files say of splits and classes: the same in all of them, or refused; and what stray files do not say."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from fullconv.data import open_dataset
+from fullconv.data.formats.annotation import split_named
+from fullconv.errors import DataError
+
+H, W = 4, 6
+SQUARE = [[0, 0, 3, 0, 3, 4, 0, 4]]
+
+
+def write_coco(root, name, categories, stem):
+    (root / "images").mkdir(exist_ok=True)
+    Image.new("RGB", (W, H)).save(root / "images" / f"{stem}.png")
+    tree = {
+        "images": [{"id": 1, "file_name": f"{stem}.png", "height": H, "width": W}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": min(categories), "segmentation": SQUARE}],
+        "categories": [{"id": number, "name": name} for number, name in categories.items()],
+    }
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_text(json.dumps(tree))
+
+
+def write_table(root, rows, **texts):
+    for stem in "ab":
+        Image.new("RGB", (W, H)).save(root / f"{stem}.png")
+        Image.fromarray(np.arange(H * W, dtype=np.uint8).reshape(H, W) % 2).save(root / f"{stem}_ids.png")
+    (root / "list.csv").write_text("\n".join(rows))
+    for name, text in texts.items():
+        (root / name.replace("_", ".")).write_text(text)
+    return root
+
+
+def split_stems(source):
+    return {split: [record.stem for record in records] for split, records in source.splits.items()}
+
+
+def refused_text(root):
+    with pytest.raises(DataError) as caught:
+        open_dataset(root)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("val", "seen"),
+    [({1: "dog", 2: "cat"}, "calls id 1 'dog', which is 'cat'"), ({1: "cat", 9: "dog"}, "9 'dog', which is no class")],
+)
+def test_coco_files_that_number_their_categories_differently(tmp_path, val, seen):
+    write_coco(tmp_path, "annotations/instances_train.json", {1: "cat", 2: "dog"}, "a")
+    write_coco(tmp_path, "annotations/instances_val.json", val, "b")
+    text = refused_text(tmp_path)
+    assert text.startswith(str(tmp_path / "annotations" / "instances_val.json"))
+    assert seen in text and "instances_train.json; export both with the same classes" in text
+
+
+def test_a_coco_file_may_leave_categories_out(tmp_path):
+    write_coco(tmp_path, "annotations/instances_train.json", {1: "cat", 2: "dog"}, "a")
+    write_coco(tmp_path, "annotations/instances_val.json", {2: "dog"}, "b")
+    source = open_dataset(tmp_path)
+    assert source.labels.names == ("background", "cat", "dog")
+    assert source.dataset("val")[0].target.unique().tolist() == [0, 2]
+
+
+def write_roboflow(root, **tables):
+    for split, table in tables.items():
+        (root / split).mkdir()
+        Image.new("RGB", (W, H)).save(root / split / "a.jpg")
+        Image.fromarray(np.ones((H, W), np.uint8)).save(root / split / "a_mask.png")
+        (root / split / "_classes.csv").write_text(f"Pixel Value, Class\n{table}")
+
+
+def test_roboflow_tables_that_differ(tmp_path):
+    write_roboflow(tmp_path, train="0, background\n1, cat\n2, dog", valid="0, background\n1, dog\n2, cat")
+    text = refused_text(tmp_path)
+    assert text.startswith(f"{tmp_path / 'valid' / '_classes.csv'}: calls id 1 'dog', which is 'cat' in ")
+    assert str(tmp_path / "train" / "_classes.csv") in text
+
+
+def test_a_roboflow_table_may_leave_classes_out(tmp_path):
+    write_roboflow(tmp_path, train="0, background\n1, cat\n2, dog", valid="1, cat")
+    assert open_dataset(tmp_path).labels.names == ("background", "cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("instances_train2017", "train"),
+        ("instancesVal", "val"),
+        ("valid _annotations.coco", "val"),
+        ("TEST", "test"),
+        ("validation-3", "val"),
+        ("latest", ""),
+        ("evaluation", ""),
+        ("constraints", ""),
+        ("instances_default", ""),
+    ],
+)
+def test_splits_are_whole_words(name, split):
+    assert split_named(name) == split
+
+
+def test_a_coco_file_that_only_looks_like_a_split(tmp_path):
+    write_coco(tmp_path, "latest.json", {1: "cat"}, "a")
+    assert split_stems(open_dataset(tmp_path)) == {"train": ["a"]}
+
+
+@pytest.mark.parametrize("unnamed", ["annotations/instances_all.json", "annotations/zoo.json"])
+def test_a_coco_file_without_a_split_beside_others(tmp_path, unnamed):
+    write_coco(tmp_path, "annotations/instances_train.json", {1: "cat"}, "a")
+    write_coco(tmp_path, unnamed, {1: "cat"}, "b")
+    text = refused_text(tmp_path)
+    assert text.startswith(f"{tmp_path / unnamed}: its name tells no split, but instances_train.json's does; rename it")
+    assert split_stems(open_dataset(tmp_path / unnamed)) == {"train": ["b"]}
+
+
+def test_a_row_without_a_split_beside_others(tmp_path):
+    root = write_table(tmp_path, ["image,mask,split", "a.png,a_ids.png,train", "b.png,b_ids.png,"])
+    text = refused_text(root)
+    assert text.startswith(f"{root / 'list.csv'}: the row of {root / 'b.png'} names no split, but others do; write")
+
+
+def test_a_table_with_classes(tmp_path):
+    root = write_table(tmp_path, ["image,mask", "a.png,a_ids.png", "b.png,b_ids.png"], classes_txt="sky\ntree\nroad")
+    assert open_dataset(root).labels.names == ("sky", "tree", "road")
+    (root / "dataset.yaml").write_text("classes: [one, two]")
+    assert open_dataset(root).labels.names == ("one", "two")
+
+
+def test_a_table_with_spaces(tmp_path):
+    root = write_table(tmp_path, ["image , mask, split ", "a.png , a_ids.png, train ", "b.png , b_ids.png, val"])
+    assert split_stems(open_dataset(root)) == {"train": ["a"], "val": ["b"]}
+
+
+def write_folders(root):
+    for folder in ("images", "masks"):
+        (root / folder).mkdir()
+    Image.new("RGB", (W, H)).save(root / "images" / "a.png")
+    Image.fromarray(np.arange(H * W, dtype=np.uint8).reshape(H, W) % 2).save(root / "masks" / "a.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("notes.csv", "grüße,wetter\n".encode("latin-1")),
+        ("notes.csv", b""),
+        ("settings.json", b'{"images": "images", "threshold": 3}'),
+        ("settings.json", b'{"categories": ["cat"]}'),
+    ],
+)
+def test_a_stray_file_beside_folders(tmp_path, name, content):
+    (write_folders(tmp_path) / name).write_bytes(content)
+    assert open_dataset(tmp_path).format == "folder"
+
+
+def test_a_coco_file_whose_annotations_begin_late_is_recognised(tmp_path):
+    write_coco(tmp_path, "instances_train.json", {1: "cat"}, "a")
+    tree = json.loads((tmp_path / "instances_train.json").read_text())
+    tree["images"] = [row | {"coco_url": "x" * 70000} for row in tree["images"]]
+    (tmp_path / "instances_train.json").write_text(json.dumps(tree))
+    assert open_dataset(tmp_path).format == "coco"
+
+
+def write_voc(root):
+    for folder, suffix in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+        (root / folder).mkdir(parents=True)
+        picture = Image.new("RGB", (W, H)) if suffix == "jpg" else Image.fromarray(np.full((H, W), 77, np.uint8))
+        picture.save(root / folder / f"a.{suffix}")
+
+
+def test_classes_that_the_format_fixes_are_changed_in_a_description(tmp_path):
+    write_voc(tmp_path / "set")
+    (tmp_path / "my.yaml").write_text("path: set")
+    for data, where in (("set", "set/dataset.yaml"), ("my.yaml", "my.yaml")):
+        message = rf"a.png: label 77 is not one of the 21 classes; add it to {tmp_path / where},"
+        with pytest.raises(DataError, match=message):
+            open_dataset(tmp_path / data).dataset("train")[0]
+
+
+@pytest.mark.parametrize("names", [None, [], {}, {"cat": 0}, "cat", 3])
+def test_ultralytics_names_that_name_nothing(tmp_path, names):
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (W, H)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump({"train": "images", "names": names}))
+    text = refused_text(tmp_path)
+    assert text == f"{tmp_path / 'data.yaml'}: names is {names!r}; write a list of class names, or a mapping id: name"
