@@ -303,6 +303,36 @@ def test_two_images_of_one_name(shapes, tmp_path):
     )
 
 
+def test_an_image_is_never_overwritten(shapes, tmp_path, monkeypatch):
+    """Neither by labels nor by an overlay, whatever its path is called."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").symlink_to("here")
+    photo, overlay, other = (tmp_path / name for name in ("here/photo.png", "here/a_overlay.png", "a.png"))
+    for path in (photo, overlay, other):
+        path.write_bytes(first(shapes / "data" / "images").read_bytes())
+    (tmp_path / "link.png").symlink_to(overlay)
+    before = [path.read_bytes() for path in (photo, overlay)]
+    for words, out, lost in (
+        ([other, photo], "here", photo),
+        (["there"], tmp_path / "here", overlay),
+        (["here/photo.png"], "there", photo),
+        (["link.png", other], "here", overlay),
+    ):
+        error = run("predict", tmp_path / "no model", *words, "--out", out, code=2).stderr
+        assert f"{out}/{lost.name}: is an image to be predicted and would be overwritten; choose another --out" in error
+    assert [path.read_bytes() for path in (photo, overlay)] == before
+    assert len(list((tmp_path / "here").iterdir())) == 2
+
+
+def test_predict_leaves_hidden_files_out(shapes, tmp_path):
+    """As macOS puts them beside every file on a foreign disk."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(first(shapes / "data" / "images").read_bytes())
+    (tmp_path / "photos" / "._a.png").write_bytes(b"\0\5\x16\7")
+    assert "1 of 1" in run("predict", shapes / "run", tmp_path / "photos", "--out", tmp_path / "out").stdout
+
+
 def test_missing_split(shapes):
     assert "has no split 'exam'" in run("evaluate", shapes / "run", shapes / "data", "--split", "exam", code=3).stderr
 

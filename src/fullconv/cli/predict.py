@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +30,7 @@ def predict(
 
     paths = _image_files(images)
     _check_names(paths)
+    _keep_images(paths, out)
     predictor = load(model, task=task, views=views(scales, mirror))
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -43,20 +44,22 @@ def predict(
             skipped += 1
             print(f"fullconv: skipped: {error}", file=sys.stderr)
             continue
-        prediction.save(out / f"{path.stem}.png")
-        save_image(prediction.overlay(), out / f"{path.stem}_overlay.png", "PNG")
+        labels, overlay = _outputs(path, out)
+        prediction.save(labels)
+        save_image(prediction.overlay(), overlay, "PNG")
     print(f"{len(paths) - skipped} of {len(paths)} images predicted, in {out}")
     if skipped:
         raise typer.Exit(SKIPPED_SOME)
 
 
 def _image_files(paths: Iterable[Path]) -> list[Path]:
+    from ..data.pairing import files_in
     from ..files.pictures import PICTURE_SUFFIXES
 
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in PICTURE_SUFFIXES)
+            inside = files_in(path, PICTURE_SUFFIXES)
             if not inside:
                 raise DataError(f"{path}: holds no images; give image files or a folder of them")
             files += inside
@@ -65,10 +68,24 @@ def _image_files(paths: Iterable[Path]) -> list[Path]:
     return files
 
 
+def _outputs(path: Path, out: Path) -> tuple[Path, Path]:
+    """Return where an image's labels and its overlay are written."""
+    return out / f"{path.stem}.png", out / f"{path.stem}_overlay.png"
+
+
 def _check_names(paths: Iterable[Path]) -> None:
-    counts = Counter(name for path in paths for name in (path.stem, f"{path.stem}_overlay"))
+    counts = Counter(file.name for path in paths for file in _outputs(path, Path()))
     twice = [name for name, count in counts.items() if count > 1]
     if twice:
         raise UsageError(
-            f"two images would be written to {twice[0]}.png: predict them in separate calls with another --out"
+            f"two images would be written to {twice[0]}: predict them in separate calls with another --out"
         )
+
+
+def _keep_images(paths: Sequence[Path], out: Path) -> None:
+    """Refuse to write over an image that is to be predicted, whatever the two paths look like."""
+    images = {(found.st_dev, found.st_ino) for path in paths if path.exists() for found in [path.stat()]}
+    for path in paths:
+        for file in _outputs(path, out):
+            if file.exists() and (file.stat().st_dev, file.stat().st_ino) in images:
+                raise UsageError(f"{file}: is an image to be predicted and would be overwritten; choose another --out")
