@@ -64,6 +64,18 @@ def test_there_is_one_ignore_index_outside_the_classes(count: int, void_id: int 
     ]
 
 
+@pytest.mark.parametrize("void_id", [-9999, -1, 65536, 2**31 - 1])
+def test_ids_that_are_declared_may_be_negative_or_large(void_id: int) -> None:
+    table = ClassTable.of(
+        [ClassEntry(-7, "a"), ClassEntry(0, "b"), ClassEntry(70000, "c")], WHERE, void_id, {-5: "b", 99999: "void"}
+    )
+    ids = np.array([[-7, 0, 70000, void_id, -5, 99999]], np.int32)
+    assert table.target(ids, WHERE).tolist() == [[0, 1, 2, 255, 1, 255]]
+    message = "label -6, 66000 is not one of the 3 classes; .*: {-6: void} or ignore_index: -6"
+    with pytest.raises(DataError, match=message):
+        table.target(np.array([[0, 66000, void_id, -6]], np.int32), WHERE)
+
+
 def test_void_stays_an_id_unless_a_class_has_it() -> None:
     entries = [ClassEntry(0, "background"), ClassEntry(255, "object")]
     assert ClassTable.of(entries, WHERE).ids == {0: 0, 255: 1}

@@ -91,6 +91,18 @@ def test_masks_of_0_and_255_are_explained(tmp_path):
     assert not fullconv.check(tmp_path).has_errors
 
 
+@pytest.mark.parametrize("described", ["ignore_index: -1", "label_map: {-1: void}"])
+def test_ids_that_are_declared_may_be_negative(corpus, described):
+    for path in (corpus.root / "masks").iterdir():
+        ids = corpus.ids(path.stem).astype(np.int16)
+        path.unlink()
+        ids[:9] = -1
+        np.save(path.with_suffix(".npy"), np.where(ids == 255, -1, ids))
+    assert "label_map: {-1: void}" in {problem.remedy for problem in fullconv.check(corpus.root).problems}.pop()
+    (corpus.root / "dataset.yaml").write_text(described)
+    assert fullconv.check(corpus.root).problems == ()
+
+
 def test_what_blocks_training_is_what_training_says(corpus, tmp_path):
     benchmark.DEFECTS["stray_ids"](corpus, (corpus.root / "train.txt").read_text().split("\n")[0])
     error = next(problem for problem in fullconv.check(corpus.root).problems if problem.severity == "error")

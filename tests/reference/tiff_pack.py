@@ -9,7 +9,7 @@ SHORT, LONG, DOUBLE, ASCII = 3, 4, 12, 2
 CODES = {SHORT: "H", LONG: "I", DOUBLE: "d", ASCII: "s"}
 
 
-def write_geotiff(path: Path, pixels: np.ndarray, nodata: int | None = None) -> None:
+def write_geotiff(path: Path, pixels: np.ndarray, nodata: float | None = None) -> None:
     """Write h×w×c values with a pixel of 10 m and an origin at (500000, 4000000) in UTM 33N."""
     height, width, bands = pixels.shape
     kind = {"u": 1, "i": 2, "f": 3}[pixels.dtype.kind]

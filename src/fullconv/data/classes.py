@@ -100,7 +100,7 @@ class ClassTable:
         return torch.from_numpy(target)
 
     @cached_property
-    def lookup(self) -> Int64[np.ndarray, "ids"]:
+    def _lookup(self) -> Int64[np.ndarray, "ids"]:
         """Class id, or ``labels.ignore_index``, of every id 0–65535 in a mask; negative where it is none."""
         lookup = np.full(_IDS, _UNKNOWN, np.int64)
         for raw, number in self.ids.items():
@@ -108,9 +108,19 @@ class ClassTable:
                 lookup[raw] = number
         return lookup
 
+    def from_ids(self, mask: Integer[np.ndarray, "*pixels"]) -> Int64[np.ndarray, "*pixels"]:
+        """Return the class ids, or ``labels.ignore_index``, of ids in a mask; negative where an id is none."""
+        if not mask.size or (mask.min() >= 0 and mask.max() < _IDS):
+            return self._lookup[mask]
+        outside = (mask < 0) | (mask >= _IDS)
+        target = np.where(outside, _UNKNOWN, self._lookup[np.where(outside, 0, mask)])
+        for raw, number in self.ids.items():
+            if not 0 <= raw < _IDS:
+                target[mask == raw] = number
+        return target
+
     def _by_id(self, mask: Integer[np.ndarray, "h w"], path: Path) -> Int64[np.ndarray, "h w"]:
-        outside = bool(mask.size) and (mask.min() < 0 or mask.max() >= _IDS)
-        target = np.full(mask.shape, _UNKNOWN, np.int64) if outside else self.lookup[mask]
+        target = self.from_ids(mask)
         if (target == _UNKNOWN).any():
             raise DataError(f"{path}: {self._complaint(mask)}")
         return target

@@ -32,6 +32,7 @@ are not neighbours have at least 0.35.
 """
 
 _LEAST_EDGES = 100
+_COUNTED = 65536
 _SUFFIXES = {
     "BMP": (".bmp", ".dib"),
     "GIF": (".gif",),
@@ -190,19 +191,21 @@ def _examine_mask_file(found: Examination, path: Path) -> bool:
 
 def _examine_ids(found: Examination, mask: Integer[np.ndarray, "h w"], table: ClassTable) -> None:
     path, classes = found.record.mask.path, table.labels.num_classes
-    lookup = table.lookup
-    if mask.min() < 0 or mask.max() >= lookup.size:
-        seen = f"holds ids from {mask.min()} to {mask.max()}"
-        found.problems.append(Problem("stray_ids", (path,), seen, "save class ids, 0 to 65535"))
-        return
-    present = np.flatnonzero(np.bincount(mask.ravel()))
-    unknown = present[lookup[present] < 0]
+    present = _ids_in(mask)
+    unknown = present[table.from_ids(present) < 0]
     if problem := _ids_problem(mask, present, unknown, table, path):
         found.problems.append(problem)
         if problem.severity == "error":
             return
-    target = lookup[mask]
+    target = table.from_ids(mask)
     found.target = np.where(target < classes, target, classes)
+
+
+def _ids_in(mask: Integer[np.ndarray, "h w"]) -> Int64[np.ndarray, "p"]:
+    """Return the ids that occur, the lowest first."""
+    if mask.min() >= 0 and mask.max() < _COUNTED:
+        return np.flatnonzero(np.bincount(mask.ravel()))
+    return np.unique(mask).astype(np.int64)
 
 
 def _ids_problem(

@@ -15,6 +15,9 @@ from .shapes import Shape
 RawMask = Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]
 """Ids as they stand in the file, or red, green, blue."""
 
+NO_NUMBER = -1
+"""The id that stands for a value that is no number (NaN), as "no data" is in masks of floats."""
+
 
 @runtime_checkable
 class Mask(Protocol):
@@ -58,8 +61,9 @@ class RasterMask:
             return raw
         if raw.shape[2] != 1:
             raise DataError(f"{self.path}: has {raw.shape[2]} bands; save a mask as one band of class ids")
-        ids = raw[..., 0].astype(np.int32)
-        if raw.dtype.kind == "f" and not np.array_equal(ids, raw[..., 0]):
+        values = np.where(np.isnan(raw[..., 0]), NO_NUMBER, raw[..., 0]) if raw.dtype.kind == "f" else raw[..., 0]
+        ids = values.astype(np.int32)
+        if raw.dtype.kind == "f" and not np.array_equal(ids, values):
             raise DataError(f"{self.path}: holds numbers that are not whole; save class ids")
         return ids
 

@@ -17,6 +17,7 @@ from scipy.io import savemat
 from fullconv.data import open_dataset
 from fullconv.data.formats import FORMATS
 from fullconv.data.labels import voc_palette
+from fullconv.doctor import refuse_bad
 from fullconv.doctor.examine import examine
 from fullconv.errors import DataError, UsageError
 from fullconv.files import Window
@@ -520,6 +521,24 @@ def test_geotiffs_in_folders_of_splits(tmp_path, place):
     source = open_dataset(tmp_path)
     assert source.format == "geotiff" and source.dataset("val")[0].image.shape == (4, H, W)
     assert {split: len(part) for split, part in source.splits.items()} == {"train": 2, "val": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "nodata"), [(np.int16, -9999), (np.int32, 100000), (np.float32, -1e6), (np.float32, np.nan)]
+)
+def test_any_value_of_a_geotiff_may_stand_for_no_data(tmp_path, kind, nodata):
+    for stem, ids in TRUTHS.items():
+        write_geotiff(tmp_path / "images" / f"{stem}.tif", np.zeros((H, W, 4), np.uint16))
+        marked = ids.astype(kind)
+        marked[:2] = nodata
+        write_geotiff(tmp_path / "masks" / f"{stem}.tif", marked[..., None], nodata=nodata)
+    source = open_dataset(tmp_path)
+    refuse_bad(source, source.splits)
+    assert source.labels.names == ("class 0", "class 1", "class 2")
+    for record in source.by_stem.values():
+        target = source.read_target(record).numpy()
+        assert (target[:2] == source.labels.ignore_index).all()
+        assert np.array_equal(target[2:], TRUTHS[record.stem][2:])
 
 
 @pytest.mark.parametrize("size", [1, 2])

@@ -1,10 +1,11 @@
 """GeoTIFF pairs in a plain folder layout: any bands, any depth, and windows of rasters too large for memory."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 from ...files.images import IMAGE_SUFFIXES
-from ...files.masks import MaskFile, RasterMask
+from ...files.masks import NO_NUMBER, MaskFile, RasterMask
 from ...files.pictures import Bands
 from ...files.raster import TIFF_SUFFIXES, has_rasterio, is_georeferenced, raster_kind
 from ..description import Description
@@ -34,9 +35,16 @@ def read(root: Path, description: Description) -> Contents:
     ignored = contents.ignore_index
     for record in next(iter(splits.values()), ())[:1]:
         if record.mask.path.suffix.lower() in TIFF_SUFFIXES:
-            nodata = raster_kind(record.mask.path).nodata
-            ignored = int(nodata) if nodata is not None and float(nodata).is_integer() else ignored
+            ignored = _void(raster_kind(record.mask.path).nodata, ignored)
     return replace(contents, splits=splits, ignore_index=ignored)
+
+
+def _void(nodata: float | None, ignored: int | None) -> int | None:
+    if nodata is None:
+        return ignored
+    if math.isnan(nodata):
+        return NO_NUMBER
+    return int(nodata) if float(nodata).is_integer() else ignored
 
 
 def _as_raster(record: Record) -> Record:
