@@ -176,12 +176,6 @@ def rgb_mask_without_table(c: Corpus, stem: str) -> None:
     c.expect("rgb_mask_without_table", c.mask(stem))
 
 
-def binary_255_mask(c: Corpus, stem: str) -> None:
-    ids = c.ids(stem)
-    Image.fromarray(np.where(ids == ids[0, 0], 0, 255).astype(np.uint8)).save(c.mask(stem))
-    c.expect("binary_255_mask", c.mask(stem))
-
-
 def off_by_one_ids(c: Corpus, stem: str) -> None:
     ids = c.ids(stem).astype(int)
     ids[:20, :20] = c.classes - 1
@@ -257,7 +251,7 @@ DEFECTS: dict[str, Callable[[Corpus, str], None]] = {
     for defect in (
         missing_mask, missing_image, duplicate_stem, wrong_extension, empty_image, empty_mask_file, truncated_image,
         truncated_mask, garbage, size_mismatch, exif_rotation, lossy_mask, alpha_mask, transparent_mask,
-        antialiased_mask, rgb_mask_without_table, binary_255_mask, off_by_one_ids, stray_ids, empty_mask,
+        antialiased_mask, rgb_mask_without_table, off_by_one_ids, stray_ids, empty_mask,
         sixteen_bit_image, tiny_image, mixed_channels, duplicate_across_splits, near_duplicate_across_splits,
     )
 }  # fmt: skip

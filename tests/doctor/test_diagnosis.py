@@ -13,6 +13,7 @@ from PIL import Image
 import fullconv
 from fullconv.data import write_shapes
 from fullconv.data.problems import KINDS, Problem
+from fullconv.doctor import refuse_bad
 from fullconv.errors import DataError
 from fullconv.training import train
 
@@ -91,6 +92,46 @@ def test_masks_of_0_and_255_are_explained(tmp_path):
     assert not fullconv.check(tmp_path).has_errors
 
 
+def zeros_and_void(corpus, stem):
+    Image.fromarray(np.where(corpus.ids(stem) == 0, 0, 255).astype(np.uint8)).save(corpus.mask(stem))
+
+
+def test_void_beside_class_0_is_no_problem_where_other_masks_tell_more(corpus):
+    """Neither in the set's own masks nor in a further task's; its pixels count."""
+    before = fullconv.check(corpus.root).pixels["train"]
+    stem = (corpus.root / "train.txt").read_text().split("\n")[0]
+    kept = (corpus.ids(stem) == 0).sum()
+    zeros_and_void(corpus, stem)
+    task = "tasks: {more: {masks: masks, classes: [a, b, c, d, e, f, g]}}"
+    (corpus.root / "dataset.yaml").write_text(task)
+    diagnosis = fullconv.check(corpus.root)
+    assert {problem.kind for problem in diagnosis.problems} <= ABOUT_THE_SET
+    assert kept and diagnosis.pixels["train"][0] == before[0]
+    refuse_bad(diagnosis.source, diagnosis.source.splits)
+
+
+def test_masks_of_0_and_255_alone_are_a_problem_whatever_classes_are_listed(corpus):
+    for path in (corpus.root / "masks").iterdir():
+        zeros_and_void(corpus, path.stem)
+    [problem] = [problem for problem in fullconv.check(corpus.root).problems if problem.severity == "error"]
+    assert problem.kind == "binary_255_mask" and len(problem.files) == 24
+    with pytest.raises(DataError, match="holds only 0 and 255"):
+        refuse_bad(fullconv.open_dataset(corpus.root), ["train"])
+
+
+@pytest.mark.parametrize("described", ["ignore_index: null", "classes: {1: a, 2: b, 3: c, 4: d, 5: e}"])
+def test_0_and_255_that_are_not_known_stay_a_problem(corpus, described):
+    (corpus.root / "dataset.yaml").write_text(described)
+    stem, *others = corpus.free
+    zeros_and_void(corpus, stem)
+    for other in others:
+        ids = corpus.ids(other)
+        Image.fromarray(np.where((ids == 0) | (ids == 255), 1, ids).astype(np.uint8)).save(corpus.mask(other))
+    assert {(kind, file) for kind, file in findings(corpus.root) if KINDS[kind] == "error"} == {
+        ("binary_255_mask", f"{stem}.png")
+    }
+
+
 @pytest.mark.parametrize("described", ["ignore_index: -1", "label_map: {-1: void}"])
 def test_ids_that_are_declared_may_be_negative(corpus, described):
     for path in (corpus.root / "masks").iterdir():
@@ -110,6 +151,22 @@ def test_what_blocks_training_is_what_training_says(corpus, tmp_path):
         train(corpus.root, tmp_path / "run", settings={"model.trunk": "small"}, quiet=True)
     assert str(raised.value) == str(error)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_sample_on_two_lists_is_told(corpus):
+    """As in the plainest leak: it counts in both splits, and once among the images."""
+    before = fullconv.check(corpus.root)
+    lists = [corpus.root / f"{split}.txt" for split in ("train", "test")]
+    leaked = lists[0].read_text().split("\n")[:2]
+    lists[1].write_text("\n".join([*lists[1].read_text().split("\n"), *leaked]))
+    diagnosis = fullconv.check(corpus.root)
+    [problem] = diagnosis.problems
+    assert problem.kind == "duplicate_across_splits" and problem.seen == "stands in train and in test"
+    assert sorted(file.stem for file in problem.files) == sorted(leaked)
+    assert np.array_equal(diagnosis.pixels["train"], before.pixels["train"])
+    counts = sum(np.bincount(corpus.ids(stem).ravel(), minlength=256)[:6] for stem in leaked)
+    assert np.array_equal(diagnosis.pixels["test"], before.pixels["test"] + counts)
+    assert (diagnosis.sizes, diagnosis.mean) == (before.sizes, before.mean)
 
 
 def test_classes_are_judged_over_the_set(corpus):
@@ -143,9 +200,11 @@ def test_numbers_are_those_of_the_pixels(corpus):
     diagnosis = fullconv.check(corpus.root)
     source = diagnosis.source
     pixels = sum(
-        source.dataset(split)[i].target.numel() for split in source.splits for i in range(len(source.splits[split]))
+        int((source.dataset(split)[i].target != 255).sum())
+        for split in source.splits
+        for i in range(len(source.splits[split]))
     )
-    assert sum(int(counts.sum()) for counts in diagnosis.pixels.values()) <= pixels
+    assert sum(int(counts.sum()) for counts in diagnosis.pixels.values()) == pixels > 0
     assert sum(diagnosis.sizes.values()) == 24
     assert diagnosis.frequencies.sum() == pytest.approx(1)
     weighted = diagnosis.class_weights * diagnosis.frequencies
@@ -171,6 +230,10 @@ def test_a_set_in_which_nothing_can_be_read_is_still_judged(corpus):
     diagnosis = fullconv.check(corpus.root)
     assert {problem.kind for problem in diagnosis.problems} == {"empty_file"}
     assert diagnosis.to_dict()["upper_bound"] == dict.fromkeys(["4", "8", "16", "32"])
+    for path in (corpus.root / "images").iterdir():
+        path.write_bytes(b"")
+    record = json.loads(json.dumps(fullconv.check(corpus.root).to_dict(), allow_nan=False))
+    assert record["mean"] == record["std"] == [None] * 3
 
 
 def test_the_data_folder_stays_as_it_is(corpus):

@@ -111,7 +111,7 @@ class ClassTable:
     def from_ids(self, mask: Integer[np.ndarray, "*pixels"]) -> Int64[np.ndarray, "*pixels"]:
         """Return the class ids, or ``labels.ignore_index``, of ids in a mask; negative where an id is none."""
         if not mask.size or (mask.min() >= 0 and mask.max() < _IDS):
-            return self._lookup[mask]
+            return np.asarray(self._lookup[mask])
         outside = (mask < 0) | (mask >= _IDS)
         target = np.where(outside, _UNKNOWN, self._lookup[np.where(outside, 0, mask)])
         for raw, number in self.ids.items():

@@ -98,8 +98,8 @@ class Diagnosis:
             "frequencies": [round(float(value), 6) for value in self.frequencies],
             "class_weights": [round(float(value), 4) for value in self.class_weights],
             "sizes": {f"{height}x{width}": count for (height, width), count in self.sizes.items()},
-            "mean": [round(value, 3) for value in self.mean],
-            "std": [round(value, 3) for value in self.std],
+            "mean": [_number(value, 3) for value in self.mean],
+            "std": [_number(value, 3) for value in self.std],
         }
 
 
@@ -118,9 +118,12 @@ def check(
     """
     source = data if isinstance(data, DataSource) else open_dataset(data, format, strict=False)
     study = _Study(source)
-    records = {record: split for split, part in source.splits.items() for record in part}
-    for done, (record, split) in enumerate(records.items(), start=1):
-        study.add(split, examine(record, source.table))
+    records: dict[Record, list[str]] = {}
+    for split, part in source.splits.items():
+        for record in dict.fromkeys(part):
+            records.setdefault(record, []).append(split)
+    for done, (record, splits) in enumerate(records.items(), start=1):
+        study.add(splits, examine(record, source.table))
         if progress:
             progress(done, len(records))
     study.problems += _further_problems(source, records)
@@ -157,7 +160,7 @@ def refuse_bad(source: DataSource, splits: Iterable[str]) -> None:
         own += found.problems
         if found.mode:
             modes.setdefault(found.mode, []).append(record.image.path)
-    refuse([*own, *_further_problems(source, records), *_mixed(modes)])
+    refuse(_lasting([*own, *_further_problems(source, records), *_mixed(modes)], source))
 
 
 def _further_problems(source: DataSource, records: Iterable[Record]) -> list[Problem]:
@@ -169,6 +172,26 @@ def _further_problems(source: DataSource, records: Iterable[Record]) -> list[Pro
         if record
         for problem in examine(record, other.table, thorough=False).problems
     ]
+
+
+def _lasting(problems: Sequence[Problem], source: DataSource) -> list[Problem]:
+    """Return the problems without those of masks of 0 and 255 among masks that tell further classes: 255 is void."""
+    if all(problem.kind != "binary_255_mask" for problem in problems):
+        return list(problems)
+    told = [other for other in (source, *source.further.values()) if _tells_further_classes(other)]
+    fine = {record.mask.path for other in told for part in other.splits.values() for record in part}
+    return [problem for problem in problems if problem.kind != "binary_255_mask" or problem.files[0] not in fine]
+
+
+def _tells_further_classes(source: DataSource) -> bool:
+    """Return whether 0 and 255 are known, and a mask, of which no more are read, holds another class than that of 0."""
+    zero, void = source.table.from_ids(np.array([0, 255])).tolist()
+    if min(zero, void) < 0:
+        return False
+    others = [number for number in range(source.labels.num_classes) if number != zero]
+    records = dict.fromkeys(record for part in source.splits.values() for record in part)
+    targets = (examine(record, source.table, thorough=False).target for record in records)
+    return any(target is not None and np.isin(target, others).any() for target in targets)
 
 
 class _Study:
@@ -185,17 +208,18 @@ class _Study:
         self.bound = StrideBound(classes)
         self.seen: list[tuple[str, Record, bytes, Float[np.ndarray, 768]]] = []
 
-    def add(self, split: str, found: Examination) -> None:
-        """Take in one sample."""
+    def add(self, splits: Sequence[str], found: Examination) -> None:
+        """Take in one sample, which stands in these splits."""
         self.problems += found.problems
         if found.size and found.mean is not None and found.square is not None and found.thumbnail is not None:
             self.sizes[found.size] += 1
             self.modes.setdefault(_channels(found.mode), []).append(found.record.image.path)
             self.moments.append((found.mean, found.square))
-            self.seen.append((split, found.record, found.digest, found.thumbnail))
+            self.seen += [(split, found.record, found.digest, found.thumbnail) for split in splits]
         if found.target is not None:
             classes = self.source.labels.num_classes
-            self.pixels[split] += np.bincount(found.target.ravel(), minlength=classes + 1)[:classes]
+            for split in splits:
+                self.pixels[split] += np.bincount(found.target.ravel(), minlength=classes + 1)[:classes]
             self.bound.add(found.target)
             if unlabelled(found.target, self.source.table):
                 remedy = "label it, or take it out of the list: it teaches and scores nothing"
@@ -203,7 +227,8 @@ class _Study:
 
     def diagnosis(self) -> Diagnosis:
         """Judge the whole."""
-        problems = [*self.source.problems, *self.problems, *_mixed(self.modes), *self._duplicates(), *self._classes()]
+        own = _lasting(self.problems, self.source)
+        problems = [*self.source.problems, *own, *_mixed(self.modes), *self._duplicates(), *self._classes()]
         alike = [moments for moments in self.moments if moments[0].shape == self.moments[0][0].shape]
         mean, square = np.mean(alike, axis=0) if alike else np.full((2, 3), math.nan)
         return Diagnosis(
@@ -219,14 +244,17 @@ class _Study:
     def _duplicates(self) -> Iterator[Problem]:
         """Report images that stand in two splits, as the same file or nearly the same picture."""
         for first, second, alike in _pairs_across_splits(self.seen):
+            remedy = "keep it in one of the splits, or scores flatter"
+            if self.seen[first][1] == self.seen[second][1]:
+                seen = f"stands in {self.seen[first][0]} and in {self.seen[second][0]}"
+                yield Problem("duplicate_across_splits", (self.seen[first][1].image.path,), seen, remedy)
+                continue
             same = self.seen[first][2] == self.seen[second][2]
             files = (self.seen[second][1].image.path, self.seen[first][1].image.path)
             places = f"{self.seen[second][0]} and {self.seen[first][0]}"
             kind = "duplicate_across_splits" if same else "near_duplicate_across_splits"
             how = "the same file" if same else f"nearly the same picture (correlation {alike:.4f})"
-            yield Problem(
-                kind, files, f"is {how} as {files[1]}, in {places}", "keep it in one of the splits, or scores flatter"
-            )
+            yield Problem(kind, files, f"is {how} as {files[1]}, in {places}", remedy)
 
     def _classes(self) -> Iterator[Problem]:
         names, table = self.source.labels.names, self.source.table.where
@@ -299,5 +327,5 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 4)
+def _number(value: float, digits: int = 4) -> float | None:
+    return None if math.isnan(value) else round(value, digits)

@@ -195,7 +195,7 @@ def _examine_ids(found: Examination, mask: Integer[np.ndarray, "h w"], table: Cl
     unknown = present[table.from_ids(present) < 0]
     if problem := _ids_problem(mask, present, unknown, table, path):
         found.problems.append(problem)
-        if problem.severity == "error":
+        if unknown.size and problem.severity == "error":
             return
     target = table.from_ids(mask)
     found.target = np.where(target < classes, target, classes)
