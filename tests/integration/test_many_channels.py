@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from fullconv import check, evaluate, load, train
-from fullconv.data import open_dataset
+from fullconv.data import open_dataset, write_shapes
+from fullconv.data.labels import LabelSet
 from fullconv.errors import DataError, UsageError
 from fullconv.files import Bands
 from fullconv.training.config import load_config
@@ -46,6 +47,39 @@ def test_a_band_beyond_the_colours_is_used(rasters, tmp_path, patches, epochs):
     predicted = load(tmp_path / "run").predict(rasters / "images" / "a.tif").labels
     truth = np.array(Image.open(rasters / "masks" / "a.tif"))
     assert (predicted == truth).mean() > 0.9
+
+
+ASKED = "the model was trained on bands: [4, 1, 2] and range: [0, 10000]; say bands: [4, 1, 2] and range: [0, 10000] in"
+
+
+@pytest.mark.parametrize(
+    ("other", "seen"),
+    [
+        ("bands: [1, 2, 4]\nrange: [0, 10000]", "bands: [1, 2, 4] and range: [0, 10000]"),
+        ("bands: [4, 1, 2]", "bands: [4, 1, 2] and range: null"),
+        ("format: folder", "bands: [1, 2, 3] and range: null"),
+    ],
+)
+def test_a_model_is_scored_on_the_bands_it_was_trained_on(rasters, other, seen):
+    (rasters / "dataset.yaml").write_text("bands: [4, 1, 2]\nrange: [0, 10000]")
+    model = build_model(load_config("modern", TINY), open_dataset(rasters))
+    evaluate(model, rasters)
+    (rasters / "dataset.yaml").write_text(other)
+    with pytest.raises(DataError) as raised:
+        evaluate(model, rasters)
+    assert f"{rasters}: its images are read as {seen}, {ASKED} a dataset.yaml" in str(raised.value)
+
+
+def test_a_model_of_colours_is_scored_on_colours(rasters):
+    """The same three bands, whether a picture's or a raster's."""
+    (rasters / "dataset.yaml").write_text("bands: [1, 2, 3]")
+    colours = build_model(load_config("modern", TINY), write_shapes(rasters.parent / "shapes", count=6, sizes=(40, 40)))
+    colours.labels["semantic"] = LabelSet.of(["a", "b", "c", "d", "e", "f"])
+    (rasters / "classes.txt").write_text("a\nb\nc\nd\ne\nf")
+    evaluate(colours, rasters)
+    (rasters / "dataset.yaml").write_text("bands: [4, 3, 2]")
+    with pytest.raises(DataError, match=r"as bands: \[4, 3, 2\] .* the model was trained on bands: \[1, 2, 3\]"):
+        evaluate(colours, rasters)
 
 
 def test_three_bands_that_are_no_colours_have_a_mean_of_their_own(rasters, tmp_path):

@@ -8,12 +8,16 @@ import torch
 
 from ..data import DataSource, Sample, open_dataset
 from ..errors import DataError, UsageError
+from ..files import Bands, Stack
 from ..inference import Predictor, Views, load
 from ..metrics import Scores, confusion_matrix
 from ..models import FCN
 
 Model = str | Path | FCN | Predictor
 SPLIT_ORDER = ("test", "val", "train")
+
+_Reading = tuple[tuple[int, ...], tuple[float, float] | None]
+_COLOURS: _Reading = (1, 2, 3), None
 
 
 def evaluate(
@@ -38,8 +42,8 @@ def evaluate(
         progress: Called with (done, total) after every image.
 
     Raises:
-        DataError: The data set cannot be used, has no such split, another number of classes than the model, or the
-            same classes in another order.
+        DataError: The data set cannot be used, has no such split, another number of classes than the model, the
+            same classes in another order, or images of other bands or another range of values.
         ModelError: The model cannot be used.
         UsageError: The model has no such task.
 
@@ -50,6 +54,7 @@ def evaluate(
     source = source.further.get(predictor.task, source)
     split = split or default_split(source)
     _check_classes(predictor, source)
+    _check_bands(predictor, source, split)
     samples = source.dataset(split)
     matrix = confusion(predictor, (samples[index] for index in range(len(samples))), progress, len(samples))
     return Scores.from_confusion(matrix, source.labels.names, absent=absent)
@@ -110,3 +115,24 @@ def _check_classes(predictor: Predictor, source: DataSource) -> None:
                 f"{source.root}: class {place} is {name}, the model's is {ours[place]}, and {name} its class "
                 f"{ours.index(name)}; give the data set the model's classes in their order"
             )
+
+
+def _check_bands(predictor: Predictor, source: DataSource, split: str) -> None:
+    image, config = source.records(split)[0].image, predictor.model.config
+    if config is None or isinstance(image, Stack) or (config.bands is None and predictor.channels != 3):
+        return  # What the model's channels are made of is not known, or is in no file alone.
+    ours = _COLOURS if config.bands is None else (config.bands, config.value_range)
+    theirs = _COLOURS
+    if isinstance(image, Bands):
+        theirs = image.numbers or tuple(range(1, len(ours[0]) + 1)), image.value_range
+    if ours != theirs:
+        raise DataError(
+            f"{source.root}: its images are read as {_described(*theirs)}, the model was trained on "
+            f"{_described(*ours)}; say {_described(*ours)} in a dataset.yaml"
+        )
+
+
+def _described(bands: tuple[int, ...], value_range: tuple[float, float] | None) -> str:
+    """Return it as a ``dataset.yaml`` says it."""
+    limits = "null" if value_range is None else f"[{value_range[0]:.12g}, {value_range[1]:.12g}]"
+    return f"bands: {list(bands)} and range: {limits}"
