@@ -21,6 +21,7 @@ from fullconv.doctor import refuse_bad
 from fullconv.doctor.examine import examine
 from fullconv.errors import DataError, UsageError
 from fullconv.files import Window
+from fullconv.files.images import read_mask
 from reference.rle_pack import encode
 from reference.tiff_pack import write_geotiff
 
@@ -416,6 +417,19 @@ def test_arrays(tmp_path, form):
         write_image(tmp_path / "images" / f"{stem}.jpg")
         np.save(tmp_path / "masks" / f"{stem}.npy", form(ids))
     read_back(tmp_path, "folder", ["class 0", "class 1", "class 2"])
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.int64])
+def test_an_array_is_one_hot_only_where_it_is_of_0_and_1(tmp_path, kind):
+    np.save(tmp_path / "m.npy", one_hot(TRUTHS["a"], 2).astype(kind))
+    assert np.array_equal(read_mask(tmp_path / "m.npy"), TRUTHS["a"])
+    colours = one_hot(TRUTHS["a"], 2).astype(np.uint8) * 255
+    np.save(tmp_path / "m.npy", colours)
+    assert np.array_equal(read_mask(tmp_path / "m.npy"), colours)
+    for wrong in (TRUTHS["a"][..., None].astype(kind) * 2 + 1, one_hot(TRUTHS["a"], 0).astype(np.int64) * 7):
+        np.save(tmp_path / "m.npy", wrong)
+        with pytest.raises(DataError, match=r"m\.npy: is a \d+×\d+×\d+ array, but neither colours nor layers .*; save"):
+            read_mask(tmp_path / "m.npy")
 
 
 def test_a_mask_folder_for_every_class(tmp_path):
