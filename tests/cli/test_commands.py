@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from commands import call
 from fullconv import FCN, open_dataset
 from fullconv.cli import main as main_module
 from fullconv.data.generated import write_shapes
+from fullconv.data.labels import LabelSet
 from fullconv.files.images import read_image
 from fullconv.training.runlog import COLUMNS
 
@@ -117,6 +119,21 @@ def test_check_of_a_bad_set(data):
     assert "remedy: " in run("check", data, code=3).stdout
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every name of a file is text")
+def test_check_of_names_that_are_no_text(data, tmp_path):
+    """Names in Latin-1, as old archives hold them; without lists, so that the split is made."""
+    strange = os.fsdecode(b"caf\xe9")
+    for path in data.glob("*.txt"):
+        path.unlink(missing_ok=path.name == "classes.txt")
+    for folder in ("images", "masks"):
+        first(data / folder).rename(data / folder / f"{strange}.png")
+    (data / "masks" / f"{strange}.png").write_bytes(b"")
+    assert r"caf\udce9.png" in run("check", data, "--report", tmp_path / "page.html", code=3).stdout
+    assert "caf" in (tmp_path / "page.html").read_text("utf-8")
+    record = json.loads(run("check", data, "--json", code=3).stdout)
+    assert record["problems"][0]["files"] == [str(data / "masks" / f"{strange}.png")]
+
+
 def test_check_of_what_is_no_data_set(tmp_path):
     assert "give a folder with images/ and masks/" in run("check", tmp_path, code=3).stderr
     assert "did you mean 'voc'" in run("check", tmp_path, "--format", "vco", code=2).stderr
@@ -148,6 +165,19 @@ def test_evaluate_prints_a_table_and_json(shapes):
     keys = {"pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu", "per_class"}
     assert keys <= set(scores)
     assert [row["name"] for row in scores["per_class"]][:2] == ["background", "disc"]
+
+
+def test_names_of_classes_are_printed_as_they_are(shapes, tmp_path):
+    """Brackets and colons mean something to the library that draws the tables."""
+    names = ["[red]sky[/red]", "[/]", ":car:", "[1]", "x", "y"]
+    model = FCN.from_pretrained(shapes / "run" / "best")
+    model.labels["semantic"] = LabelSet.of(names)
+    model.save_pretrained(tmp_path / "model")
+    shutil.copytree(shapes / "data", tmp_path / "data")
+    (tmp_path / "data" / "classes.txt").write_text("\n".join(names))
+    for words in (("evaluate", tmp_path / "model", tmp_path / "data"), ("check", tmp_path / "data")):
+        lines = run(*words).stdout.splitlines()
+        assert all(any(line.startswith(f"{name} ") for line in lines) for name in names)
 
 
 def test_views_change_scores_and_predictions(shapes, tmp_path, noisy):

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from fullconv.data import TrainingTransform, collate, open_dataset
+from fullconv.doctor import check
 from fullconv.errors import DataError
 from fullconv.files import Bands, Stack, Window
 from fullconv.files.pictures import as_colours
@@ -52,6 +53,23 @@ def test_wrong_channels(tmp_path, description, message):
     with pytest.raises(DataError, match=message):
         source = open_dataset(folder(tmp_path, description))
         source.read_sample(source.splits["train"][0])
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+def test_a_mask_on_its_side_is_told_of_any_image(tmp_path, suffix):
+    """Also of one that Pillow cannot open to look for an EXIF orientation."""
+    for stem in "ab":
+        (tmp_path / "images").mkdir(exist_ok=True)
+        if suffix == ".npy":
+            np.save(tmp_path / "images" / f"{stem}.npy", np.zeros((H, W, 5), np.uint16))
+        else:
+            write_geotiff(tmp_path / "images" / f"{stem}.tif", np.zeros((H, W, 5), np.uint16))
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(np.eye(W, H, dtype=np.uint8)).save(tmp_path / "masks" / f"{stem}.png")
+    source = open_dataset(tmp_path)
+    with pytest.raises(DataError, match=r"a\.png: mask is 30×20 .*\.(npy|tif) is 20×30; export the mask again"):
+        source.read_sample(source.by_stem["a"])
+    assert {problem.kind for problem in check(tmp_path).problems if problem.severity == "error"} == {"size_mismatch"}
 
 
 def test_a_sample_without_its_depth_is_named(tmp_path):

@@ -61,7 +61,7 @@ def _print(diagnosis: "Diagnosis") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     source = diagnosis.source
     splits = ", ".join(f"{split} {len(records)}" for split, records in source.splits.items())
     console.print(f"{source.root}: format {source.format}; {splits} images; {source.labels.num_classes} classes")

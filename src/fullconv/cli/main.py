@@ -1,5 +1,6 @@
 """The command line: a table of commands, and what becomes of an error."""
 
+import io
 import signal
 import sys
 from collections.abc import Sequence
@@ -46,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # As standard error: names of files need not be text.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         code = app(args=[word for word in words if word != "--debug"] or ["--help"], standalone_mode=False)

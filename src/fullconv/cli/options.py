@@ -45,7 +45,7 @@ def print_scores(scores: "Scores") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     table = Table("class", "IU", "accuracy", "pixels", box=None, pad_edge=False)
     for row in scores.per_class:
         table.add_row(row["name"], _percent(row["iu"]), _percent(row["accuracy"]), f"{row['pixels']:,}")

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from ..errors import DataError
 from ..files.images import is_turned
 from ..files.masks import Mask
-from ..files.pictures import Picture
+from ..files.pictures import ImageFile, Picture
 from ..files.raster import Window
 from .classes import ClassEntry, ClassTable
 from .description import Description
@@ -213,7 +213,7 @@ def _check_sizes(record: Record, image: Tensor, target: Tensor) -> None:
 def size_problem(record: Record, image: tuple[int, int], mask: tuple[int, int]) -> Problem:
     """Return what is wrong with a mask whose (height, width) is not its image's."""
     seen = f"mask is {mask[0]}×{mask[1]} (height × width), its image {record.image.path} is {image[0]}×{image[1]}"
-    if image == mask[::-1] and is_turned(record.image.path):
+    if image == mask[::-1] and isinstance(record.image, ImageFile) and is_turned(record.image.path):
         return Problem(
             "exif_rotation",
             (record.mask.path, record.image.path),
@@ -242,4 +242,6 @@ def made_splits(records: Sequence[Record]) -> dict[str, tuple[Record, ...]]:
 
 
 def _hash(record: Record) -> float:
-    return int.from_bytes(hashlib.sha256(record.stem.encode()).digest()[:8], "big") / 2**64
+    # A name that is not UTF-8 holds surrogates in its place.
+    stem = record.stem.encode(errors="surrogatepass")
+    return int.from_bytes(hashlib.sha256(stem).digest()[:8], "big") / 2**64

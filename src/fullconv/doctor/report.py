@@ -32,8 +32,9 @@ def write_report(diagnosis: Diagnosis, path: str | Path) -> None:
 
     template = (resources.files("fullconv") / "doctor" / "report.html").read_text("utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(template).render(_facts(diagnosis))
-    write_atomically(path, lambda temporary: temporary.write_text(page, "utf-8"), "choose another --report")
+    text = environment.from_string(template).render(_facts(diagnosis))
+    page = text.encode(errors="backslashreplace")  # Names of files need not be text.
+    write_atomically(path, lambda temporary: temporary.write_bytes(page), "choose another --report")
 
 
 def _facts(diagnosis: Diagnosis) -> dict[str, Any]:
