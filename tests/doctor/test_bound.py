@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -42,6 +44,16 @@ def test_cells_of_one_class_lose_nothing():
     bound = StrideBound(5)
     bound.add(mask)
     assert bound.mean_iu() == dict.fromkeys(STRIDES, 1.0)
+
+
+def test_nothing_is_kept_of_a_mask():
+    tracemalloc.start()
+    bound = StrideBound(4)
+    for size in range(500, 516):
+        bound.add(np.zeros((size, size), np.uint8))
+    kept = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert kept < 1 << 20
 
 
 def test_coarser_cells_get_no_more_pixels_right():

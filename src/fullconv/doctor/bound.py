@@ -1,7 +1,5 @@
 """The best mean IU that scores of one class per s×s cell can reach on given masks."""
 
-from functools import lru_cache
-
 import numpy as np
 from jaxtyping import Int64, Integer
 
@@ -52,22 +50,12 @@ class StrideBound:
 
 
 def _cell_counts(target: Integer[np.ndarray, "h w"], num_classes: int) -> Int64[np.ndarray, "ch cw k"]:
-    cells = _cells(*target.shape)
+    height, width = target.shape
+    rows, columns = -(-height // STRIDES[0]), -(-width // STRIDES[0])
+    cells = (np.arange(height) // STRIDES[0] * columns)[:, None] + np.arange(width) // STRIDES[0]
     keys = np.minimum(target, num_classes) + cells * (num_classes + 1)
-    rows, columns = (int(cells[-1, -1]) + 1) // _across(target.shape[1]), _across(target.shape[1])
     counts = np.bincount(keys.ravel(), minlength=rows * columns * (num_classes + 1))
     return counts.reshape(rows, columns, num_classes + 1)[:, :, :num_classes]
-
-
-def _across(size: int) -> int:
-    return -(-size // STRIDES[0])
-
-
-@lru_cache(maxsize=16)
-def _cells(height: int, width: int) -> Int64[np.ndarray, "h w"]:
-    """Return the number of every pixel's finest cell."""
-    rows, columns = np.arange(height) // STRIDES[0], np.arange(width) // STRIDES[0]
-    return rows[:, None] * _across(width) + columns[None]
 
 
 def _merged(cells: Int64[np.ndarray, "ch cw k"]) -> Int64[np.ndarray, "dh dw k"]:
