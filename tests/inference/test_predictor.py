@@ -95,7 +95,6 @@ def test_nothing_is_left_where_a_file_cannot_be_written(predictor, tmp_path):
 
 
 def test_load_takes_models_and_runs(predictor, tmp_path):
-    predictor.model.config = predictor.model.config or None
     for folder in ("model", "run/best", "stopped/last"):
         predictor.model.save_pretrained(tmp_path / folder)
     image = rgb()
