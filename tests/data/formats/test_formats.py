@@ -549,7 +549,7 @@ def test_any_value_of_a_geotiff_may_stand_for_no_data(tmp_path, kind, nodata):
     source = open_dataset(tmp_path)
     refuse_bad(source, source.splits)
     assert source.labels.names == ("class 0", "class 1", "class 2")
-    for record in source.by_stem.values():
+    for record in (record for part in source.splits.values() for record in part):
         target = source.read_target(record).numpy()
         assert (target[:2] == source.labels.ignore_index).all()
         assert np.array_equal(target[2:], TRUTHS[record.stem][2:])
