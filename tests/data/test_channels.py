@@ -68,7 +68,7 @@ def test_a_mask_on_its_side_is_told_of_any_image(tmp_path, suffix):
         Image.fromarray(np.eye(W, H, dtype=np.uint8)).save(tmp_path / "masks" / f"{stem}.png")
     source = open_dataset(tmp_path)
     with pytest.raises(DataError, match=r"a\.png: mask is 30×20 .*\.(npy|tif) is 20×30; export the mask again"):
-        source.read_sample(source.by_stem["a"])
+        source.read_sample(next(record for part in source.splits.values() for record in part if record.stem == "a"))
     assert {problem.kind for problem in check(tmp_path).problems if problem.severity == "error"} == {"size_mismatch"}
 
 
