@@ -54,6 +54,8 @@ def _main(words: list[str], out: str, err: str, environment: dict[str, str]) -> 
     for stream, path in ((sys.stdout, out), (sys.stderr, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream.fileno())
     os.environ |= {"COLUMNS": "200"} | environment
+    # The system's own way: by this process's, each of its children would import torch anew.
+    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     from fullconv.cli.main import main
 
     main(words)

@@ -349,7 +349,7 @@ def test_a_finished_run_that_is_started_again_by_torchrun_is_finished(shapes, tm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "times"), [(0, 5), (2, 2)])
+@pytest.mark.parametrize(("workers", "times"), [(0, 5), (2, 4)])
 def test_killed_at_random_moments(shapes, tmp_path, uninterrupted, workers, times):
     """Each time after a step that was not there before."""
     chance, run, kills = random.Random(workers), tmp_path / "run", 0
