@@ -74,6 +74,14 @@ def test_evaluations_are_those_that_will_be(tmp_path, clock, monkeypatch, second
     assert spent(epochs + 0.2) > left - slack
 
 
+def test_what_is_not_to_be_scored_is_not_predicted(tmp_path, clock, monkeypatch):
+    """Its images may be too large for that."""
+    monkeypatch.setattr(budget, "confusion", None)
+    source = write_shapes(tmp_path, count=60, sizes=(40, 48))
+    settings = {"model.trunk": "small", "data.crop": 32, "data.batch_size": 4, "evaluations": 0}
+    assert epochs_within(60.0, source, load_config("modern", settings), tmp_path) > 1
+
+
 def test_a_short_time_is_not_spent_on_trials(tmp_path, clock):
     """Of a minute, steps of four seconds may take an eighth or the fewest, not eleven of them."""
     now, first = clock

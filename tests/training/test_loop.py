@@ -1,5 +1,6 @@
 import json
 import math
+import multiprocessing
 import os
 import re
 import signal
@@ -150,6 +151,19 @@ def test_without_evaluations_nothing_is_scored(shapes, tmp_path, monkeypatch):
     assert same(weights(tmp_path / "run" / "best"), weights(tmp_path / "run" / "last"))
 
 
+forked = pytest.mark.skipif(
+    multiprocessing.get_all_start_methods()[0] != "fork", reason="what is patched here reaches forked processes alone"
+)
+
+
+@forked
+def test_what_goes_wrong_in_a_process_that_reads_images_is_not_hidden(shapes, tmp_path, monkeypatch):
+    monkeypatch.setattr(type(shapes), "read_sample", lambda *_: torch.zeros(2, 3) @ torch.zeros(2, 3))
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        run(shapes, tmp_path / "run", settings={"data.workers": 1})
+
+
+@forked
 def test_a_process_that_reads_images_and_dies_is_no_bug_of_ours(shapes, tmp_path, monkeypatch):
     """The system ends one where memory is short."""
 

@@ -379,12 +379,12 @@ def test_killed_at_random_moments(shapes, tmp_path, uninterrupted, workers, time
 def test_what_a_killed_process_left_half_written_is_removed(shapes, tmp_path, monkeypatch, uninterrupted):
     run = tmp_path / "run"
     stopped(monkeypatch, "validate", shapes, run, settings=TINY, epochs=EPOCHS)
-    left = ["checkpoints/.tmpAb12Cd", "checkpoints/.000000002-1a2b3c4d.ckpt", "best/.model-1a2b3c4d.safetensors"]
-    for name in [*left, "best/.gitattributes"]:
-        (run / name).parent.mkdir(exist_ok=True)
-        (run / name).write_bytes(b"half")
+    (run / "best").mkdir()
+    left = [".tmpAb12Cd", ".000000002.half-1a2b3c4d.ckpt", "../best/.model.half-1a2b3c4d.safetensors"]
+    for name in [*left, "../.notes-20261127.txt"]:
+        (run / "checkpoints" / name).write_bytes(b"half")
     train(resume=run, quiet=True)
-    assert [path.name for path in run.rglob(".*")] == [".gitattributes"]
+    assert {path.name for path in run.rglob(".*")} == {".lock", ".notes-20261127.txt"}, "not ours stay"
     assert digests(run) == uninterrupted
 
 
@@ -405,7 +405,6 @@ def test_one_process_at_a_time_trains_in_a_run(shapes, tmp_path, monkeypatch, un
         train(shapes, run, settings=TINY, epochs=EPOCHS, quiet=True)
     other.kill()
     other.join()
-    (run / ".lock").unlink()  # As a killed process leaves it.
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     train(resume=run, quiet=True)
     assert digests(run) == uninterrupted
@@ -436,7 +435,7 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(shapes, tmp_path, mo
     with pytest.raises(ModelError, match=r"of a run with AdamW, not SGD; put optim\.optimiser back"):
         train(resume=run, quiet=True)
     (run / "config.yaml").write_text(config.replace("trunk_rate: 1.0", "trunk_rate: 0"))
-    with pytest.raises(ModelError, match=r"that trained trunk\.body\.\S+, too; put the settings back"):
+    with pytest.raises(ModelError, match=r"other weights \(not trunk\.body\.\S+ in both\); put the settings back"):
         train(resume=run, quiet=True)
 
 

@@ -294,17 +294,20 @@ def _listed(ids: Iterable[int]) -> str:
     return ", ".join(map(str, ordered[:8])) + (", …" if len(ordered) > 8 else "")
 
 
-def check_agreement(entries: Sequence[ClassEntry], path: Path, first: Sequence[ClassEntry], where: Path) -> None:
-    """Refuse a split's class table that says what the first split's does not; it may leave classes out.
+def largest_table(tables: Mapping[Path, Sequence[ClassEntry]]) -> Path:
+    """Return which of several files has the class table that holds all the others': splits may leave classes out.
 
     Raises:
-        DataError: It does; the message names both files.
+        DataError: None has; the message names two files.
     """
-    names = {other.id: repr(other.name) for other in first}
-    for entry in entries:
-        if entry not in first:
-            seen = f"calls id {entry.id} {entry.name!r}, which is {names.get(entry.id, 'no class')} in {where}"
-            raise DataError(f"{path}: {seen}; export both with the same classes and ids")
+    where = max(tables, key=lambda path: len(tables[path]))
+    names = {entry.id: repr(entry.name) for entry in tables[where]}
+    for path, entries in tables.items():
+        for entry in entries:
+            if entry not in tables[where]:
+                seen = f"calls id {entry.id} {entry.name!r}, which is {names.get(entry.id, 'no class')} in {where}"
+                raise DataError(f"{path}: {seen}; export both with the same classes and ids")
+    return where
 
 
 def read_classes(path: Path) -> list[ClassEntry]:

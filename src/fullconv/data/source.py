@@ -147,7 +147,7 @@ class DataSource:
         Raises:
             DataError: It cannot be read.
         """
-        height, width = record.image.size()
+        height, width = self.image_size(record)
         rows = max(1, _STRIP // width)
         if rows >= height:
             yield 0, self.read_target(record)
@@ -175,12 +175,17 @@ class DataSource:
 
     def of_same_image(self, record: Record) -> Record | None:
         """Return the sample here of the image that another data set's sample has, or None."""
-        return self._by_image.get(os.path.normpath(record.image.path))
+        return self._by_image.get(_place(record))
 
     @cached_property
     def _by_image(self) -> dict[str, Record]:
         """The samples by their image's path: splits may have equal stems, and masks in folders of their own."""
-        return {os.path.normpath(record.image.path): record for part in self.splits.values() for record in part}
+        return {_place(record): record for part in self.splits.values() for record in part}
+
+
+def _place(record: Record) -> str:
+    """Return where a sample's image lies, from the root; links stay links, as two names may have masks of their own."""
+    return os.path.normpath(record.image.path.absolute())
 
 
 class SampleDataset(Dataset[Sample]):

@@ -14,7 +14,7 @@ _MOST_PIXELS = 1 << 28
 
 
 def read_npy(path: Path) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
-    """Read ids h×w, colours h×w×3, or one class a layer (one-hot, h×w×k or k×h×w, of 0 and 1).
+    """Read ids h×w, colours h×w×3, or one class a layer: one-hot, h×w×k or k×h×w; of 0 and 1 where it could be colours.
 
     Raises:
         DataError: The file is not such an array; arrays of Python objects are refused unread.
@@ -35,16 +35,17 @@ def _as_ids(array: npt.NDArray[Any], path: Path) -> Integer[np.ndarray, "h w"] |
             f"height × width"
         )
     if array.ndim == 2:
-        return array.astype(np.int32)
-    if array.min() >= 0 and array.max() <= 1:
+        return array.astype(np.int64)
+    colours = array.shape[2] == 3 and array.dtype == np.uint8
+    if not colours or array.max() <= 1:
         for axis in (2, 0):
-            if array.shape[axis] > 1 and bool((array.sum(axis=axis) == 1).all()):
+            if array.shape[axis] > 1 and bool((array.astype(bool).sum(axis=axis) == 1).all()):
                 return np.asarray(array.argmax(axis=axis), np.int32)
-    if array.shape[2] == 3 and array.dtype == np.uint8:
+    if colours:
         return array
     raise DataError(
-        f"{path}: is a {'×'.join(map(str, array.shape))} array, but neither colours nor layers of 0 and 1 with exactly "
-        f"one 1 a pixel; save class ids, height × width"
+        f"{path}: is a {'×'.join(map(str, array.shape))} array, but neither colours nor layers with exactly one class "
+        f"a pixel; save class ids, height × width"
     )
 
 

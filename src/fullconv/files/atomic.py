@@ -4,6 +4,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import UsageError
@@ -11,7 +12,7 @@ from ..errors import UsageError
 ELSEWHERE = "choose another --out"
 """What to do where an output cannot be written."""
 
-_HALF_WRITTEN = re.compile(r"\.(tmp\w{6}|.+-[0-9a-f]{8}(\.\w+)?)")
+_HALF_WRITTEN = re.compile(r"\.(tmp\w{6}|.+\.half-[0-9a-f]{8}(\.\w+)?)")
 """Names of temporary files: safetensors', which writes such a file of its own, and ours."""
 
 
@@ -48,7 +49,7 @@ def remove_half_written(folder: Path) -> None:
 
 
 def _write_and_replace(path: Path, write: Callable[[Path], object]) -> None:
-    temporary = path.with_name(f".{path.stem[:64]}-{secrets.token_hex(4)}{path.suffix}")
+    temporary = path.with_name(f".{path.stem[:64]}.half-{secrets.token_hex(4)}{path.suffix}")
     try:
         write(temporary)
         with temporary.open("r+b") as file:
@@ -60,11 +61,10 @@ def _write_and_replace(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Let the new name be there after a power cut as well, before anything older is removed."""
-    if os.name != "posix":
-        return
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+    """Let the new name be there after a power cut as well, where the system can: before anything older is removed."""
+    with suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)

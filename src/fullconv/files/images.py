@@ -60,8 +60,8 @@ def read_mask(
     """Read a mask as it stands in the file: raw ids, or red, green, blue where it is a colour image.
 
     Palette images give their indices, 1-bit images 0 and 1, 8- and 16-bit images their values; transparency
-    is dropped. An ``.npy`` array holds ids h×w, colours h×w×3, or one class a layer (one-hot, h×w×k or k×h×w,
-    of 0 and 1); a ``.mat`` file is one of SBD's.
+    is dropped. An ``.npy`` array holds ids h×w, colours h×w×3, or one class a layer (one-hot, h×w×k or k×h×w;
+    of 0 and 1 where it could be colours); a ``.mat`` file is one of SBD's.
 
     Args:
         path: The file.

@@ -12,26 +12,28 @@ _HELD = (errno.EACCES, errno.EAGAIN)
 
 
 @contextmanager
-def locked(path: Path, doing: str) -> Iterator[None]:
-    """Hold a lock while the block runs; the system lets go of it when the process ends, however it does.
+def locked(folder: Path, doing: str) -> Iterator[None]:
+    """Hold a folder while the block runs; the system lets go of it when the process ends, however it does.
 
-    Processes that this one starts do not hold it. Where a file system, or Windows, has no such locks, there is none.
+    Processes that this one starts do not hold it. An empty file ``.lock`` stays in the folder, which is made. Where a
+    file system, or Windows, has no such locks, there is none.
 
     Args:
-        path: A file that is made for it, in a folder that is there, and removed.
+        folder: What is held.
         doing: What another process does that holds it, for the message.
 
     Raises:
-        UsageError: Another process holds it.
+        UsageError: Another process holds it, or the folder cannot be written.
     """
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written: {error.strerror or error}; look at who may use it") from error
     try:
         if not _taken(file):
-            raise UsageError(f"{path.parent}: {doing}; wait until it has ended, or end it")
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+            raise UsageError(f"{folder}: {doing}; wait until it has ended, or end it")
+        yield
     finally:
         os.close(file)
 

@@ -62,7 +62,7 @@ class RasterMask:
         if raw.shape[2] != 1:
             raise DataError(f"{self.path}: has {raw.shape[2]} bands; save a mask as one band of class ids")
         values = np.where(np.isnan(raw[..., 0]), NO_NUMBER, raw[..., 0]) if raw.dtype.kind == "f" else raw[..., 0]
-        ids = values.astype(np.int32)
+        ids = values.astype(np.int64)
         if raw.dtype.kind == "f" and not np.array_equal(ids, values):
             raise DataError(f"{self.path}: holds numbers that are not whole; save class ids")
         return ids

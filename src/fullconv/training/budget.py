@@ -204,7 +204,8 @@ def measured(seconds: float, model: FCN, source: DataSource, config: TrainConfig
     step = sum(late) / len(late) if feed.crop is None else late[len(late) // 2]
     steps = feed.steps_an_epoch * step
     epoch = steps + saving + keeping * _keeps(feed.steps_an_epoch, steps, config.checkpoint_minutes)
-    evaluation = saving + _evaluation_seconds(model, source) / runtime.ranks if "val" in source.splits else 0.0
+    scored = config.evaluations and "val" in source.splits
+    evaluation = saving + _evaluation_seconds(model, source) / runtime.ranks if scored else 0.0
     return Cost(once, epoch, evaluation, config.evaluations)
 
 

@@ -118,7 +118,7 @@ class Feed:
                 # A worker's comes with its traceback before it.
                 raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from error
             except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
+                if "DataLoader worker (pid" not in str(error):
                     raise
                 raise UsageError(
                     f"a process that reads images was ended, often for want of memory: fewer of them (data.workers) or "

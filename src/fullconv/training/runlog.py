@@ -136,8 +136,7 @@ class RunLog:
         if not self.writes:
             yield
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder / ".lock", "another process trains in it"):
+        with locked(self.folder, "another process trains in it"):
             remove_half_written(self.folder)
             yield
 

@@ -57,6 +57,10 @@ class TrainState:
         return dead_scores(self.model) if self._dead is None else self._dead
 
     @property
+    def _trained(self) -> list[str]:
+        return sorted(name for name, parameter in self.model.named_parameters() if parameter.requires_grad)
+
+    @property
     def _classes(self) -> dict[str, list[str]]:
         return {task: list(table.names) for task, table in self.model.labels.items()}
 
@@ -115,6 +119,7 @@ class TrainState:
             "seconds": seconds,
             "dead_scores": self.dead_scores,
             "optimiser": type(self.optimiser).__name__,
+            "trained": self._trained,
             "classes": self._classes,
             "steps": [self.steps, self.steps_an_epoch],
             "pieces": self._runtime.of_each(self._runtime.pieces),
@@ -157,6 +162,11 @@ class TrainState:
                 f"the checkpoint is of a run with {theirs}, not {ours}; "
                 f"put optim.optimiser back, or start another run from this one's weights (model.init)"
             )
+        if others := {*checkpoint.facts["trained"]} ^ {*self._trained}:
+            raise ModelError(
+                f"the checkpoint is of a run that trained other weights (not {min(others)} in both); put the settings "
+                f"back, or start another run from this one's weights (model.init)"
+            )
         if checkpoint.facts["steps"] != [self.steps, self.steps_an_epoch]:
             seen = "{} steps, {} an epoch".format(*checkpoint.facts["steps"])
             raise ModelError(
@@ -191,11 +201,6 @@ class TrainState:
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in kept.items():
             name, _, what = key.rpartition(".")
-            if name not in numbers:
-                raise ModelError(
-                    f"the checkpoint is of a run that trained {name}, too; put the settings back, or start another run "
-                    f"from this one's weights (model.init)"
-                )
             parameter = parameters[numbers[name]]
             if value.shape == parameter.shape:
                 # Fused optimisers want a weight and its state in one layout in memory.

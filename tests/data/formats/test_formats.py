@@ -426,7 +426,9 @@ def test_an_array_is_one_hot_only_where_it_is_of_0_and_1(tmp_path, kind):
     colours = one_hot(TRUTHS["a"], 2).astype(np.uint8) * 255
     np.save(tmp_path / "m.npy", colours)
     assert np.array_equal(read_mask(tmp_path / "m.npy"), colours)
-    for wrong in (TRUTHS["a"][..., None].astype(kind) * 2 + 1, one_hot(TRUTHS["a"], 0).astype(np.int64) * 7):
+    np.save(tmp_path / "m.npy", one_hot(TRUTHS["a"], 2).astype(np.int64) * 7)
+    assert np.array_equal(read_mask(tmp_path / "m.npy"), TRUTHS["a"]), "these are no colours"
+    for wrong in (TRUTHS["a"][..., None].astype(kind) * 2 + 1, np.ones((H, W, 4), kind)):
         np.save(tmp_path / "m.npy", wrong)
         with pytest.raises(DataError, match=r"m\.npy: is a \d+×\d+×\d+ array, but neither colours nor layers .*; save"):
             read_mask(tmp_path / "m.npy")
@@ -538,7 +540,7 @@ def test_geotiffs_in_folders_of_splits(tmp_path, place):
 
 
 @pytest.mark.parametrize(
-    ("kind", "nodata"), [(np.int16, -9999), (np.int32, 100000), (np.float32, -1e6), (np.float32, np.nan)]
+    ("kind", "nodata"), [(np.int16, -9999), (np.uint32, 2**32 - 1), (np.float32, -1e6), (np.float32, np.nan)]
 )
 def test_any_value_of_a_geotiff_may_stand_for_no_data(tmp_path, kind, nodata):
     for stem, ids in TRUTHS.items():

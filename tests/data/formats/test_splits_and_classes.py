@@ -59,12 +59,14 @@ def test_coco_files_that_number_their_categories_differently(tmp_path, val, seen
     assert seen in text and "instances_train.json; export both with the same classes" in text
 
 
-def test_a_coco_file_may_leave_categories_out(tmp_path):
+@pytest.mark.parametrize("other", ["test", "val"])
+def test_a_coco_file_may_leave_categories_out(tmp_path, other):
+    """Also the first of them by name."""
     write_coco(tmp_path, "annotations/instances_train.json", {1: "cat", 2: "dog"}, "a")
-    write_coco(tmp_path, "annotations/instances_val.json", {2: "dog"}, "b")
+    write_coco(tmp_path, f"annotations/instances_{other}.json", {2: "dog"}, "b")
     source = open_dataset(tmp_path)
     assert source.labels.names == ("background", "cat", "dog")
-    assert source.dataset("val")[0].target.unique().tolist() == [0, 2]
+    assert source.dataset(other)[0].target.unique().tolist() == [0, 2]
 
 
 def write_roboflow(root, **tables):
@@ -82,8 +84,9 @@ def test_roboflow_tables_that_differ(tmp_path):
     assert str(tmp_path / "train" / "_classes.csv") in text
 
 
-def test_a_roboflow_table_may_leave_classes_out(tmp_path):
-    write_roboflow(tmp_path, train="0, background\n1, cat\n2, dog", valid="1, cat")
+@pytest.mark.parametrize(("whole", "part"), [("train", "valid"), ("valid", "train")])
+def test_a_roboflow_table_may_leave_classes_out(tmp_path, whole, part):
+    write_roboflow(tmp_path, **{whole: "0, background\n1, cat\n2, dog", part: "1, cat"})
     assert open_dataset(tmp_path).labels.names == ("background", "cat", "dog")
 
 
@@ -111,11 +114,12 @@ def test_a_coco_file_that_only_looks_like_a_split(tmp_path):
 
 
 @pytest.mark.parametrize("unnamed", ["annotations/instances_all.json", "annotations/zoo.json"])
-def test_a_coco_file_without_a_split_beside_others(tmp_path, unnamed):
-    write_coco(tmp_path, "annotations/instances_train.json", {1: "cat"}, "a")
+@pytest.mark.parametrize("other", ["annotations/instances_train.json", "annotations/zootest.json"])
+def test_a_coco_file_without_a_split_beside_others(tmp_path, unnamed, other):
+    write_coco(tmp_path, other, {1: "cat"}, "a")
     write_coco(tmp_path, unnamed, {1: "cat"}, "b")
     text = refused_text(tmp_path)
-    assert text.startswith(f"{tmp_path / unnamed}: its name tells no split, but instances_train.json's does; rename it")
+    assert text.startswith(f"{tmp_path / unnamed}: its name tells no split, and it is one of 2 such files; rename")
     assert split_stems(open_dataset(tmp_path / unnamed)) == {"train": ["b"]}
 
 

@@ -1,18 +1,21 @@
 """COCO: a JSON with ``images``, ``annotations`` and ``categories``; polygons and run lengths."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ...errors import DataError
 from ...files.masks import Drawing
 from ...files.pictures import ImageFile
 from ...files.shapes import CocoRuns, Shape, polygon
-from ..classes import ClassEntry, check_agreement
+from ..classes import ClassEntry, largest_table
 from ..description import Description
 from ..problems import Problem
 from ..source import Contents, Record
 from .annotation import BACKGROUND, Images, begins_with, holds, read_json, split_named, stated_size
+
+T = TypeVar("T")
 
 _KEYS = ('"images"', '"annotations"', '"categories"')
 
@@ -31,33 +34,23 @@ def read(root: Path, description: Description) -> Contents:
     A split is what ``train``, ``val`` or ``test`` stands as a word in the file's name or its folder's.
 
     Raises:
-        DataError: No file holds segmentations, one is not as COCO describes it, one has other categories than the
-            first, or only some name a split.
+        DataError: No file holds segmentations, one is not as COCO describes it, or of several one calls a category
+            otherwise, or does not tell what split it is.
     """
     splits: dict[str, list[Record]] = {}
     problems: list[Problem] = []
-    entries: list[ClassEntry] = []
-    first: Path | None = None
-    for path in _files(root):
-        tree = read_json(path)
-        if not isinstance(tree, dict) or any(key.strip('"') not in tree for key in _KEYS):
-            continue
-        if not _has_segmentations(tree):
-            continue
-        try:
-            classes = _categories(tree["categories"])
-            first, entries = first or path, entries or _with_background(classes)
-            check_agreement(classes, path, entries, first)
-            _check_named(path, first)
-            splits.setdefault(_split(path), []).extend(_records(path, tree, root, entries, problems))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(
-                f"{path}: is not as COCO describes it ({type(error).__name__}: {error}); export it again"
-            ) from None
-    if first is None:
+    trees = {path: tree for path in _files(root) if (tree := _segmentations(path))}
+    if not trees:
         raise DataError(f"{root}: no JSON file here holds COCO segmentations; name the file, such as instances.json")
+    _check_names([*trees])
+    tables = {path: _understood(path, partial(_categories, tree["categories"])) for path, tree in trees.items()}
+    where = largest_table(tables)
+    entries = _with_background(tables[where])
+    for path, tree in trees.items():
+        records = _understood(path, partial(_records, path, tree, root, entries, problems))
+        splits.setdefault(_split(path), []).extend(records)
     return Contents(
-        {name: tuple(records) for name, records in splits.items()}, first, entries, problems=tuple(problems)
+        {name: tuple(records) for name, records in splits.items()}, where, entries, problems=tuple(problems)
     )
 
 
@@ -67,20 +60,43 @@ def _files(root: Path) -> list[Path]:
     return sorted({*root.glob("*.json"), *root.glob("annotations/*.json"), *root.glob("*/_annotations.coco.json")})
 
 
-def _has_segmentations(tree: Mapping[str, Any]) -> bool:
-    return any(isinstance(one, dict) and one.get("segmentation") for one in tree["annotations"])
+def _segmentations(path: Path) -> dict[str, Any] | None:
+    """Return what a file holds if those are COCO's segmentations."""
+    tree = read_json(path)
+    if not isinstance(tree, dict) or any(key.strip('"') not in tree for key in _KEYS):
+        return None
+    return tree if _understood(path, partial(_any_drawn, tree["annotations"])) else None
+
+
+def _any_drawn(annotations: Sequence[Any]) -> bool:
+    return any(isinstance(one, dict) and one.get("segmentation") for one in annotations)
+
+
+def _understood(path: Path, read: Callable[[], T]) -> T:
+    """Return what is read of a file.
+
+    Raises:
+        DataError: It is not as COCO describes it.
+    """
+    try:
+        return read()
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{path}: is not as COCO describes it ({type(error).__name__}: {error}); export it again"
+        ) from None
 
 
 def _split(path: Path) -> str:
     return split_named(f"{path.parent.name if path.stem.startswith('_') else ''} {path.stem}")
 
 
-def _check_named(path: Path, first: Path) -> None:
-    if bool(_split(path)) != bool(_split(first)):
-        named, unnamed = (path, first) if _split(path) else (first, path)
+def _check_names(paths: Sequence[Path]) -> None:
+    """Refuse several files of which one does not tell what split it is: it would be divided at random, or not used."""
+    unnamed = [path for path in paths if not _split(path)]
+    if unnamed and len(paths) > 1:
         raise DataError(
-            f"{unnamed}: its name tells no split, but {named.name}'s does; rename it, such as instances_train.json, or "
-            f"name the one file to read"
+            f"{unnamed[0]}: its name tells no split, and it is one of {len(paths)} such files; rename it, such as "
+            f"instances_train.json, or name the one file to read"
         )
 
 

@@ -29,7 +29,8 @@ def read(root: Path, description: Description) -> Contents:
     """
     splits: dict[str, list[Record]] = {}
     for table in _tables(root):
-        split = SPLIT_WORDS.get(re.split(r"[-_.]", table.name)[0].lower(), "")
+        word = re.split(r"[-_.]", table.name)[0].lower()
+        split = "" if word == "trainval" else SPLIT_WORDS.get(word, "")
         splits.setdefault(split, []).extend(_rows(table))
     if len(splits) > 1 and "" in splits:
         raise DataError(

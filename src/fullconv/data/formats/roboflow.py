@@ -8,7 +8,7 @@ from ...files.images import IMAGE_SUFFIXES, MASK_SUFFIXES
 from ...files.masks import MaskFile
 from ...files.pictures import ImageFile
 from ...files.text import read_text
-from ..classes import ClassEntry, check_agreement
+from ..classes import ClassEntry, largest_table
 from ..description import Description
 from ..pairing import files_in
 from ..problems import Problem
@@ -24,20 +24,18 @@ def recognise(root: Path) -> bool:
 
 
 def read(root: Path, description: Description) -> Contents:
-    """Read every split that has a table; the first table names the classes.
+    """Read every split that has a table; the one with the most classes names them.
 
     Raises:
-        DataError: A table names no class, or numbers them otherwise than the first.
+        DataError: A table names no class, or calls one otherwise.
     """
     places = {split: root / folder for split, folder in SPLITS.items() if (root / folder / TABLE).is_file()}
     places = places or {"": root}
     problems: list[Problem] = []
     splits = {split: _pairs(place, problems) for split, place in places.items()}
-    first, *others = (place / TABLE for place in places.values())
-    entries = _entries(first)
-    for table in others:
-        check_agreement(_entries(table), table, entries, first)
-    return Contents(splits, first, entries, problems=tuple(problems))
+    tables = {place / TABLE: _entries(place / TABLE) for place in places.values()}
+    where = largest_table(tables)
+    return Contents(splits, where, tables[where], problems=tuple(problems))
 
 
 def _pairs(place: Path, problems: list[Problem]) -> tuple[Record, ...]:
