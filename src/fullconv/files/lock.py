@@ -3,7 +3,7 @@
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import UsageError
@@ -15,8 +15,8 @@ _HELD = (errno.EACCES, errno.EAGAIN)
 def locked(folder: Path, doing: str) -> Iterator[None]:
     """Hold a folder while the block runs; the system lets go of it when the process ends, however it does.
 
-    Processes that this one starts do not hold it. An empty file ``.lock`` stays in the folder, which is made. Where a
-    file system, or Windows, has no such locks, there is none.
+    Processes that this one starts do not hold it. Meanwhile the folder, which is made, has an empty file ``.lock``.
+    Where a file system, or Windows, has no such locks, there is none.
 
     Args:
         folder: What is held.
@@ -25,15 +25,20 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
     Raises:
         UsageError: Another process holds it, or the folder cannot be written.
     """
+    lock = folder / ".lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+        file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written: {error.strerror or error}; look at who may use it") from error
     try:
-        if not _taken(file):
+        if not (_taken(file) and _is_there(lock, file)):
             raise UsageError(f"{folder}: {doing}; wait until it has ended, or end it")
-        yield
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows removes no open file.
+                lock.unlink()
     finally:
         os.close(file)
 
@@ -48,3 +53,11 @@ def _taken(file: int) -> bool:
     except OSError as error:
         return error.errno not in _HELD
     return True
+
+
+def _is_there(lock: Path, file: int) -> bool:
+    """Return whether an open file is the one of that name: it may have been removed before it was locked."""
+    try:
+        return os.path.samestat(os.fstat(file), lock.stat())
+    except FileNotFoundError:
+        return False

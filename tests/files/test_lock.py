@@ -1,0 +1,41 @@
+"""Who holds a folder; that another process is refused is seen in tests/training/test_resume.py."""
+
+import pytest
+
+from fullconv.errors import UsageError
+from fullconv.files import lock
+from fullconv.files.lock import locked
+
+
+def test_a_folder_is_left_as_it_was(tmp_path):
+    with pytest.raises(KeyError), locked(tmp_path / "run", "busy"):
+        assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
+        raise KeyError
+    assert not list((tmp_path / "run").iterdir())
+    with locked(tmp_path / "run", "busy"):
+        pass
+
+
+@pytest.mark.parametrize("new", [False, True])
+def test_a_lock_that_was_removed_is_none(tmp_path, monkeypatch, new):
+    """Its holder ends just as another opens it; a third may have made a new one."""
+    real = lock._taken
+
+    def late(file):
+        (tmp_path / ".lock").unlink()
+        if new:
+            (tmp_path / ".lock").touch()
+        return real(file)
+
+    monkeypatch.setattr(lock, "_taken", late)
+    with pytest.raises(UsageError, match="busy; wait"), locked(tmp_path, "busy"):
+        pass
+
+
+def test_a_folder_that_cannot_be(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(UsageError, match=r"file: cannot be written: .*; look at who may use it"),
+        locked(tmp_path / "file", ""),
+    ):
+        pass
