@@ -65,7 +65,7 @@ def train(
     if not is_first():
         return
     score = f"val mean IU {result.scores.mean_iu:.4f}; " if result.scores else ""
-    print(f"{score}{result.epochs:g} epochs in {result.seconds:.0f} s; model in {result.run / 'best'}")
+    print(f"{score}{round(result.epochs, 2):g} epochs in {result.seconds:.0f} s; model in {result.run / 'best'}")
 
 
 def _minutes(time: str) -> float:
