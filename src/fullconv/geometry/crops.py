@@ -135,7 +135,7 @@ def ladder(taps: Sequence[Field], *, fold: bool = False) -> Ladder:
     return _ladder(tuple(taps), fold)
 
 
-@cache  # The axes of most networks are equal, and to prove the sizes takes as long as to build a small one.
+@cache  # The two axes of most networks are equal, and a network is often built several times.
 def _ladder(taps: tuple[Field, ...], fold: bool) -> Ladder:
     rungs: list[Rung] = []
     grid = taps[0].map

@@ -98,8 +98,9 @@ class Checkpoints:
         return sorted(self.folder.glob("[0-9]*.ckpt"), reverse=True)
 
     def _clear(self, keep: list[Path]) -> None:
-        for path in {*self._paths()} - {*keep}:
-            path.unlink(missing_ok=True)
+        for path in self._paths():
+            if path not in keep:
+                path.unlink(missing_ok=True)
 
 
 def _read_whole(path: Path) -> bytes:
