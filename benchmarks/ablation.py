@@ -86,26 +86,27 @@ def of_whole(loss: Callable[[Tensor, Tensor, int], Tensor]) -> Callable[..., Ten
     return upsampled
 
 
-def by_pixel(weigh: Callable[[Tensor, int], Tensor]) -> Callable[..., Tensor]:
-    """Return a loss that sums what ``weigh`` makes of every pixel's cross-entropy, in place of the library's."""
+def by_pixel(weigh: Callable[[Tensor, Tensor, int], Tensor]) -> Callable[..., Tensor]:
+    """Return a loss that sums what ``weigh`` makes of every pixel's cross-entropy and of what the pixel counts."""
 
     def loss(scores: Tensor, up: Upsampling, target: Tensor, **options: Any) -> Tensor:
         logits = up.strip(scores, up.kernels, 0, target.shape[1], target.shape[2])
         weights, ignored = options["class_weights"], options["ignore_index"]
-        each = F.cross_entropy(logits, target, weight=weights, ignore_index=ignored, reduction="none")
-        return weigh(each, int((target != ignored).sum()))
+        each = F.cross_entropy(logits, target, ignore_index=ignored, reduction="none")
+        counts = torch.where(target == ignored, 0.0, weights[torch.where(target == ignored, 0, target)])
+        return weigh(each, counts, int((target != ignored).sum()))
 
     return loss
 
 
-def focal(each: Tensor, labelled: int) -> Tensor:
+def focal(each: Tensor, counts: Tensor, labelled: int) -> Tensor:
     """Weigh every pixel with (1 − p)², p being its true class's probability (Lin et al. 2017)."""
-    return (each * (1 - torch.exp(-each)) ** 2).sum()
+    return (counts * each * (1 - torch.exp(-each)) ** 2).sum()
 
 
-def hardest(each: Tensor, labelled: int) -> Tensor:
+def hardest(each: Tensor, counts: Tensor, labelled: int) -> Tensor:
     """Let the quarter of the labelled pixels with the largest losses stand for all (Shrivastava et al. 2016)."""
-    return 4 * each.flatten().topk(max(1, labelled // 4)).values.sum()
+    return 4 * (counts * each).flatten().topk(max(1, labelled // 4)).values.sum()
 
 
 def run(options: argparse.Namespace, change: dict[str, Any]) -> tuple[list[float], float]:

@@ -112,6 +112,8 @@ def main() -> None:
                 flush=True,
             )
     print(f"{kills} kills, {writes} of them inside the write of a checkpoint; {runs} runs, {unequal} not equal")
+    if unequal or 10 * writes < kills:
+        raise SystemExit("not every run ended equal, or less than a tenth of the kills were inside a write")
 
 
 if __name__ == "__main__":

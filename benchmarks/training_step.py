@@ -11,7 +11,7 @@
   ours, as the default recipe has it, at each second row and column.
 
 Sides alternate; medians over the rounds. With ``--rounds 0`` the losses alone are compared, with ``--size`` of smaller
-images: where bf16 is not multiplied in hardware, steps in it take minutes.
+images. Where bf16 is not multiplied in hardware, steps in it take minutes: ``--precisions fp32`` leaves them out.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import statistics
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +127,9 @@ def report(title: str, rates: dict[str, float]) -> None:
         print(f"  {name:44} {rate:7.3f} images/s  {rate / first:5.2f} ×")
 
 
-def losses_agree(theirs: torch.nn.Module, folder: Path, images: torch.Tensor, target: torch.Tensor) -> None:
+def losses_agree(
+    theirs: torch.nn.Module, folder: Path, images: torch.Tensor, target: torch.Tensor, precisions: Sequence[str]
+) -> None:
     """Print the losses of ten steps of both, from the same weights, without dropout, at a rate at which they fall.
 
     Raises:
@@ -158,6 +160,8 @@ def losses_agree(theirs: torch.nn.Module, folder: Path, images: torch.Tensor, ta
     if fall < 0.03 * losses[0]:
         raise SystemExit("the loss hardly falls: nothing is known of the gradients")
     for net, precision, allowed in ((ours, "fp32", 0.01), (rough, "bf16", 0.1)):
+        if precision not in precisions:
+            continue
         step = our_step(net, images, target, "paper-heavy", rate=rate, precision=precision)
         apart = [abs(step() - loss) / fall for loss in losses]
         print(
@@ -173,6 +177,7 @@ def main() -> None:
     parser.add_argument("--torchfcn", type=Path, required=True, help="folder of the unpacked sdist")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=int, nargs=2, default=(360, 480), help="height and width, multiples of 40")
+    parser.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
     options = parser.parse_args()
     torch.manual_seed(0)
     height, width = options.size
@@ -181,7 +186,7 @@ def main() -> None:
     target = blocks.repeat_interleave(40, 1).repeat_interleave(40, 2)
     target[:, :3] = 255
     print("losses of FCN-8s on VGG16, from the same weights")
-    losses_agree(torchfcn_net(options.torchfcn), options.torchfcn, images[:1], target[:1])
+    losses_agree(torchfcn_net(options.torchfcn), options.torchfcn, images[:1], target[:1], options.precisions)
     if not options.rounds:
         return
     theirs = torchfcn_net(options.torchfcn)
@@ -191,6 +196,8 @@ def main() -> None:
     one, void = images[:1], torch.where(target[:1] == 255, -1, target[:1])
     sides = {"torchfcn, padding 100": torchfcn_step(theirs, options.torchfcn, one, void)}
     for padding, precision in (("paper", "fp32"), ("same", "fp32"), ("same", "bf16")):
+        if precision not in options.precisions:
+            continue
         net = fullconv.fcn8s("vgg16", num_classes=CLASSES, padding=padding, context="fc")
         name = f"fullconv, padding {padding}, {precision}"
         sides[name] = our_step(net, one, target[:1], "paper-heavy", precision=precision)

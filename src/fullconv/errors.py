@@ -59,6 +59,8 @@ _NO_MEMORY = (
     "allocate memory",
     "ALLOC_FAILED",  # cuBLAS, cuDNN
     "ALLOCATION_FAILED",
+    "unable to find an engine",  # cuDNN: none whose workspace there is room for
+    "valid cuDNN algorithm",
     "could not create a primitive",  # oneDNN, which says no more (seen under a limit of the address space)
     "could not create a memory",
 )

@@ -1,4 +1,4 @@
-"""Losses on pixels: cross-entropy, and its weighted sum over tasks."""
+"""Losses on pixels: cross-entropy and soft Jaccard, of logits, or of coarse scores that are upsampled in strips."""
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -31,7 +31,7 @@ class Upsampling(NamedTuple):
     start: int
 
     def every(self, step: int) -> "Upsampling":
-        """Return the upsampling to each so-manieth row and column, from the middle of the first few; exactly those.
+        """Return the upsampling to rows and columns ``step // 2``, ``step // 2 + step``, … alone: :func:`every_nth`.
 
         ``step`` must divide the factor. Of the kernel, what falls on the others is left out.
         """
@@ -69,6 +69,11 @@ class Upsampling(NamedTuple):
                 yield self.strip(scores[some], kernels, top, bottom, width), target[some, top:bottom]
 
 
+def every_nth(target: Int64[Tensor, "n h w"], step: int) -> Int64[Tensor, "n H W"]:
+    """Return the rows and columns of a target that :meth:`Upsampling.every` upsamples to."""
+    return target[:, step // 2 :: step, step // 2 :: step]
+
+
 def pixel_cross_entropy(
     logits: Float[Tensor, "n k h w"],
     target: Int64[Tensor, "n h w"],
@@ -93,7 +98,7 @@ def pixel_cross_entropy(
         DataError: The target holds an id that is neither a class nor ``ignore_index``.
         UsageError: ``reduction`` is neither of the two.
 
-    Source: Long, Shelhamer & Darrell 2015, section 3; section 3 of the specification.
+    Source: Long, Shelhamer & Darrell 2015, section 3.
     """
     _check_reduction(reduction)
     _check_ids(target, logits.shape[1], ignore_index)
@@ -164,16 +169,16 @@ class _Strips(torch.autograd.Function):
             tensor.detach().requires_grad_(needed)
             for tensor, needed in zip((scores, kernels), ctx.needs_input_grad[:2], strict=True)
         ]
-        wanted = [leaf for leaf in leaves if leaf.requires_grad]
-        total, gradients = scores.new_zeros(()), [torch.zeros_like(leaf) for leaf in wanted]
+        for leaf in leaves:
+            leaf.grad = torch.zeros_like(leaf) if leaf.requires_grad else None
+        total = scores.new_zeros(())
         with torch.enable_grad():
             for logits, truth in upsampling.strips(leaves[0], leaves[1], target):
                 loss = measure(logits, truth)
                 total += loss.detach()
-                for gradient, part in zip(gradients, torch.autograd.grad(loss, wanted) if wanted else (), strict=True):
-                    gradient += part
-        found = iter(gradients)
-        ctx.gradients = [next(found) if leaf.requires_grad else None for leaf in leaves]
+                if loss.requires_grad:  # Added to the leaves' gradients; then nothing of the strip is left.
+                    loss.backward()  # type: ignore[no-untyped-call]
+        ctx.gradients = [leaf.grad for leaf in leaves]
         return total
 
     @staticmethod
@@ -292,7 +297,7 @@ def multitask_loss(
     return torch.stack(losses).sum()
 
 
-def labelled(target: Int64[Tensor, "n h w"], ignore_index: int, class_weights: Float[Tensor, "k"]) -> float:
+def mean_divisor(target: Int64[Tensor, "n h w"], ignore_index: int, class_weights: Float[Tensor, "k"]) -> float:
     """Return by what a summed loss is divided for the mean: the weights of all labelled pixels together."""
     counts = torch.bincount(target[target != ignore_index], minlength=len(class_weights))
     return float((counts * class_weights.double()).sum())

@@ -34,7 +34,7 @@ def confusion_matrix(
     Raises:
         DataError: The shapes differ, or a counted pixel's id is not a class.
 
-    Source: Long, Shelhamer & Darrell 2015, section 5; section 5 of the specification.
+    Source: Long, Shelhamer & Darrell 2015, section 5.
 
     >>> confusion_matrix(torch.tensor([0, 1, 1, 255]), torch.tensor([0, 0, 1, 1]), 2).tolist()
     [[1, 0], [1, 1]]
@@ -73,7 +73,7 @@ class Scores(Mapping[str, Any]):
         absent_classes: The policy, ``"exclude"`` or ``"zero"``.
         confusion: The histogram [truth, prediction].
 
-    Source: Long, Shelhamer & Darrell 2015, section 5; section 5 of the specification.
+    Source: Long, Shelhamer & Darrell 2015, section 5.
     """
 
     pixel_accuracy: float

@@ -15,11 +15,12 @@ from PIL import Image
 
 import fullconv
 from commands import call
-from fullconv import FCN, open_dataset
+from fullconv import FCN, evaluation, open_dataset
 from fullconv.cli import main as main_module
 from fullconv.data.generated import write_shapes
 from fullconv.data.labels import LabelSet
 from fullconv.files.images import read_image
+from fullconv.training import runtime
 from fullconv.training.runlog import COLUMNS
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
@@ -160,10 +161,11 @@ def test_train_leaves_a_run_folder(shapes):
 
 def test_evaluate_prints_a_table_and_json(shapes):
     text = run("evaluate", shapes / "run", shapes / "data", call=fresh).stdout
-    assert "mean iu" in text
+    assert "mean iu" in text and text.startswith("test: 1 images\n")
     scores = json.loads(run("evaluate", shapes / "run", shapes / "data", "--split", "val", "--json").stdout)
     keys = {"pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu", "per_class"}
     assert keys <= set(scores)
+    assert (scores["split"], scores["images"]) == ("val", len(open_dataset(shapes / "data").splits["val"]))
     assert [row["name"] for row in scores["per_class"]][:2] == ["background", "disc"]
 
 
@@ -207,6 +209,11 @@ def test_predict_writes_labels_and_overlays_and_skips_what_it_cannot_read(shapes
     assert labels.mode == "P"
     assert labels.size == image.size
     assert np.asarray(labels).max() < 6
+
+
+def test_predict_of_what_is_not_there(shapes, tmp_path):
+    error = run("predict", shapes / "run", tmp_path / "typo.png", "--out", tmp_path / "out", code=2).stderr
+    assert "typo.png: no such file or folder" in error and not (tmp_path / "out").exists()
 
 
 def test_predict_takes_a_folder(shapes, tmp_path):
@@ -369,8 +376,36 @@ def test_missing_split(shapes):
 
 def test_debug_shows_the_traceback(tmp_path):
     done = fresh("--debug", "evaluate", tmp_path / "nowhere", tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 4
     assert "Traceback" in done.stderr
+
+
+def test_ctrl_c_is_noted(shapes, tmp_path, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "evaluate", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main_module.main(["evaluate", str(shapes / "run"), str(shapes / "data")])
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "fullconv: interrupted\n"
+
+
+def test_a_rank_that_fails_does_not_wait_for_the_others(monkeypatch, capsys):
+    """They wait for it: so NCCL's clean end would last until they are ended."""
+    codes = []
+    monkeypatch.setattr(runtime.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(runtime.os, "_exit", codes.append)
+    for backend in ("gloo", "nccl"):
+        monkeypatch.setattr(runtime.dist, "get_backend", lambda backend=backend: backend)
+        with pytest.raises(SystemExit):
+            main_module.main(["train"])
+        with pytest.raises(SystemExit):
+            main_module.main(["--help"])
+    monkeypatch.setattr(main_module, "app", lambda **_: sys.exit(143))  # As SIGTERM does.
+    with pytest.raises(SystemExit):
+        main_module.main(["train"])
+    assert codes == [2, 143]
 
 
 @pytest.mark.parametrize("error", [MemoryError("Unable to allocate 30 GiB"), RuntimeError("can't allocate memory")])

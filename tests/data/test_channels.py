@@ -8,8 +8,8 @@ from PIL import Image
 from fullconv.data import TrainingTransform, collate, open_dataset
 from fullconv.doctor import check
 from fullconv.errors import DataError
-from fullconv.files import Bands, Stack, Window
-from fullconv.files.pictures import as_colours
+from fullconv.files import Bands, Stack, Window, raster
+from fullconv.files.pictures import as_colours, picture
 from fullconv.files.raster import read_raster
 from reference.tiff_pack import write_geotiff
 
@@ -123,3 +123,27 @@ def test_augmentation_leaves_depth_and_scales_floats_like_bytes(tmp_path):
 def test_what_is_shown_of_any_channels():
     grey = as_colours(torch.full((2, 4, 5), 7.4))
     assert grey.shape == (3, 4, 5) and grey.dtype == torch.uint8 and grey.unique().tolist() == [7]
+
+
+@pytest.mark.parametrize("rasterio", [True, False])
+def test_values_below_zero_need_a_range(tmp_path, monkeypatch, rasterio):
+    if not rasterio:
+        monkeypatch.setattr(raster, "_rasterio", lambda: None)
+    values = np.array([[[-1000], [0]], [[500], [1000]]], dtype=np.int16)
+    np.save(tmp_path / "a.npy", values)
+    Image.fromarray(values[..., 0].astype(np.int32)).save(tmp_path / "a.tif")
+    for name in ("a.npy", "a.tif"):
+        with pytest.raises(DataError, match=rf"{name}: has values below 0; say which become 0 and 255"):
+            picture(tmp_path / name).read()
+        scaled = Bands(tmp_path / name, (1,), (-1000.0, 1000.0)).read()[0]
+        torch.testing.assert_close(scaled, torch.tensor([[0, 127.5], [191.25, 255]]))
+
+
+def test_no_data_below_zero_is_no_value(tmp_path):
+    values = np.array([[[-9999], [0]], [[500], [32767]]], dtype=np.int16)
+    write_geotiff(tmp_path / "a.tif", values, nodata=-9999)
+    assert Bands(tmp_path / "a.tif").read()[0, 0].tolist() == [0, 0]
+    values[0, 1] = -1
+    write_geotiff(tmp_path / "a.tif", values, nodata=-9999)
+    with pytest.raises(DataError, match="has values below 0"):
+        Bands(tmp_path / "a.tif").read()

@@ -15,6 +15,7 @@ from fullconv.data import write_shapes
 from fullconv.data.problems import KINDS, Problem
 from fullconv.doctor import refuse_bad
 from fullconv.errors import DataError
+from fullconv.files.images import image_size, read_image
 from fullconv.training import train
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "doctor.py"
@@ -268,3 +269,16 @@ def test_what_may_not_be_read_is_said(corpus, monkeypatch):
     monkeypatch.setattr(Path, "iterdir", closed)
     with pytest.raises(DataError, match=r"may not be read \(permission denied\)"):
         fullconv.open_dataset(corpus.root)
+
+
+@pytest.mark.parametrize(("highest", "levels"), [(65535, 256), (4095, 17)])
+def test_what_16_bits_become_is_said(tmp_path, highest, levels):
+    write_shapes(tmp_path, count=12, sizes=(48, 64))
+    path = next((tmp_path / "images").iterdir())
+    wide = np.linspace(0, highest, 48 * 64).astype(np.uint16)
+    Image.fromarray(np.resize(wide, image_size(path))).save(path)
+    assert len(read_image(path).unique()) == levels
+    [problem] = [problem for problem in fullconv.check(tmp_path).problems if problem.kind == "sixteen_bit_image"]
+    few = highest < 65535
+    assert (f"none a value above {highest}: read as 8 bits, that is {levels} levels" in problem.seen) == few
+    assert (f"say range: [0, {highest}] in a dataset.yaml" == problem.remedy) == few

@@ -131,7 +131,7 @@ def test_the_tensor_is_not_the_callers_array() -> None:
         (np.zeros(4, np.uint8), r"shape \(4,\); give height × width"),
         (np.zeros((0, 4), np.uint8), "no pixels .*; give at least 1×1"),
         (torch.zeros(4, 4, dtype=torch.uint8), r"shape \(4, 4\); give 3 × height × width"),
-        (Image.new("F", (2, 2)), "floating-point pixels.*; save it as 8- or 16-bit PNG"),
+        (Image.new("F", (2, 2)), "floating-point pixels.*range: .*, or save it as 8- or 16-bit PNG"),
     ],
 )
 def test_pictures_in_memory_that_are_none(image: object, message: str) -> None:
@@ -241,3 +241,19 @@ def test_devices_are_written_to_and_not_replaced(tmp_path: Path) -> None:
     link.symlink_to(os.devnull)
     write_atomically(link, lambda part: part.write_text("x"))
     assert link.is_symlink()
+
+
+def test_output_where_modes_cannot_be_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on file systems without them, whose files are all another user's."""
+
+    def forbidden(path: Path, mode: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    def replaced(path: Path) -> None:
+        path.unlink()
+        path.write_text("new")
+        os.chmod(path, 0o600)  # noqa: PTH101
+
+    monkeypatch.setattr(Path, "chmod", forbidden)
+    write_atomically(tmp_path / "a.txt", replaced)
+    assert (tmp_path / "a.txt").read_text() == "new"

@@ -356,3 +356,8 @@ def test_global_context_is_a_bias_of_the_whole_image(tmp_path):
     torch.testing.assert_close(difference, bias.expand_as(difference), rtol=1e-4, atol=1e-5)
     model.save_pretrained(tmp_path)
     assert torch.equal(FCN.from_pretrained(tmp_path)(image), model(image))
+
+
+def test_scaled_skips_are_not_known_for_finer_taps():
+    with pytest.raises(UsageError, match=r"factors for the strides 16 and 8, but model\.finest_stride is 4"):
+        fcn4s("small", 3, scaled_skips=True)

@@ -114,3 +114,29 @@ def test_files_of_others_stay(tmp_path):
     for step in (1, 3, 5):
         checkpoints.write(checkpoint(step))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["000000003.ckpt", "000000005.ckpt", "mine.ckpt"]
+
+
+def test_one_that_cannot_be_read_is_not_passed_over(tmp_path):
+    """Nothing says that it is damaged: of another user's, the run would begin anew and remove it."""
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.write(checkpoint(1))
+    (tmp_path / "000000002.ckpt").mkdir()
+    with pytest.raises(ModelError, match=r"000000002\.ckpt: cannot be read \(.*or remove it to do without"):
+        checkpoints.latest()
+
+
+def test_a_folder_that_may_not_be_listed_is_not_empty(tmp_path, monkeypatch):
+    def forbidden(path):
+        raise PermissionError(13, "Permission denied")
+
+    Checkpoints(tmp_path).write(checkpoint(1))
+    monkeypatch.setattr(type(tmp_path), "iterdir", forbidden)
+    with pytest.raises(ModelError, match=rf"{tmp_path}: cannot be read \(Permission denied\)"):
+        Checkpoints(tmp_path).latest()
+
+
+def test_who_may_read_one_is_as_for_other_files(tmp_path):
+    Checkpoints(tmp_path).write(checkpoint(1))
+    (tmp_path / "other").touch()
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1

@@ -19,7 +19,7 @@ from fullconv.data import open_dataset, write_shapes
 from fullconv.errors import DataError, ModelError, NotFinite, UsageError
 from fullconv.evaluation import evaluate
 from fullconv.models import FCN
-from fullconv.training import loop, progress, rates
+from fullconv.training import loop, progress, rates, words
 from fullconv.training.checkpoint import Checkpoints
 from fullconv.training.config import load_config
 from fullconv.training.feed import (
@@ -32,10 +32,9 @@ from fullconv.training.feed import (
     resolved,
 )
 from fullconv.training.interrupt import Interrupt, Interrupted
-from fullconv.training.loop import Session, same_step
+from fullconv.training.loop import Clock, Session, same_step
 from fullconv.training.network import build_model
 from fullconv.training.optim import rate_factor
-from fullconv.training.progress import Clock
 from fullconv.training.runlog import RunLog
 from fullconv.training.runtime import Runtime
 from fullconv.training.state import TrainState
@@ -128,7 +127,8 @@ def test_recipes_run(shapes, tmp_path, recipe):
         {"optim.precision": "bf16"},
         {"optim.balance": 0.5, "optim.label_smoothing": 0.1},
         {"optim.loss": "sum", "optim.rate": 1e-6, "optim.clip": 1.0},
-        {"model.finest_stride": 4, "model.scaled_skips": True, "model.learnable_upsampling": True},
+        {"model.scaled_skips": True, "model.learnable_upsampling": True},
+        {"model.finest_stride": 4},
         {"data.crop": "none", "data.cache_mb": 0, "data.replacement": True},
         {"optim.average": 0, "optim.jaccard": 0, "optim.momentum": 0.5, "data.flip": 0, "data.colour": 0},
         {"data.scale": [1, 1], "data.accumulate": 2, "optim.batch_norm": "frozen"},
@@ -175,6 +175,17 @@ def test_a_process_that_reads_images_and_dies_is_no_bug_of_ours(shapes, tmp_path
         UsageError, match=r"reads images was ended, often for want of memory: fewer of them \(data.work"
     ):
         run(shapes, tmp_path / "run", settings={"data.workers": 1})
+
+
+def test_one_that_dies_while_this_one_computes_is_none_either(shapes, tmp_path, monkeypatch):
+    """Torch says so wherever this process is just then."""
+
+    def told(*arguments):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    monkeypatch.setattr(loop, "train_step", told)
+    with pytest.raises(UsageError, match=r"reads images was ended, often for want of memory: .*worker \(pid 7\) is ki"):
+        run(shapes, tmp_path / "run")
 
 
 def test_epochs_are_those_that_were_trained(shapes, tmp_path):
@@ -309,6 +320,19 @@ def test_what_was_derived_is_said_with_its_reason(shapes):
     said = describe(build_model(config, source), source, build_feed(source, config), config, Runtime(device="cpu"))
     assert "200 epochs of 2 images (1000 / √2 passes, at least 4, at most 200), 1 steps of 2 an epoch" in said
     assert "whole images, as large as they are (data.scale is for crops)" in said
+    assert f"{source.labels.num_classes} classes; no val split: the last weights will be the best" in said
+    assert any(line.startswith("the trunk starts from random weights: --trunk-weights takes a file") for line in said)
+
+
+@pytest.mark.parametrize(("crop", "larger", "room"), [(8, 1, "48"), (8, 2, "192"), (16, 1, None)])
+def test_large_images_are_said_to_have_room_for_patches(shapes, monkeypatch, crop, larger, room):
+    """Here of 48×64 pixels each."""
+    monkeypatch.setattr(words, "mean_area", lambda source: 48 * 64)
+    config = load_config("modern", {**TINY, "data.crop": crop, "model.input_scale": larger})
+    feed = build_feed(shapes, config)
+    said = "\n".join(describe(build_model(config, shapes), shapes, feed, config, Runtime(device="cpu")))
+    assert ("data.patches=uniform" in said) == (room is not None)
+    assert room is None or f"an image has room for {room} crops" in said
 
 
 def test_what_rare_classes_count_is_said(shapes, tmp_path, capsys):
@@ -424,8 +448,9 @@ def test_best_is_the_best_and_last_the_last(shapes, tmp_path, monkeypatch):
     good = torch.eye(classes, dtype=torch.long) * 9
     scores = [1 - torch.eye(classes, dtype=torch.long), good, good + 1]
 
-    def validate(model, *_):
-        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+    def validate(session, source):
+        weights = session.state.average.model.state_dict()
+        seen.append({name: tensor.clone() for name, tensor in weights.items()})
         return scores[len(seen) - 1]
 
     monkeypatch.setattr(loop, "validate", validate)

@@ -3,7 +3,7 @@ import torch
 
 from fullconv import fcn8s
 from fullconv.errors import NotFinite
-from fullconv.training.config import OptimSection
+from fullconv.training.config import OptimSection, load_config
 from fullconv.training.optim import (
     WeightAverage,
     build_optimiser,
@@ -13,7 +13,7 @@ from fullconv.training.optim import (
     trunk_layers,
 )
 from fullconv.training.runtime import Runtime
-from fullconv.training.state import check_weights
+from fullconv.training.state import TrainState, check_weights
 from fullconv.training.step import check_step
 
 
@@ -138,3 +138,15 @@ def test_a_step_is_one_pass_over_the_weights(model, optimiser):
     """But for shares of them."""
     assert build_optimiser(model, OptimSection(optimiser=optimiser)).defaults["fused"]
     assert not build_optimiser(model, OptimSection(optimiser=optimiser, sharded=True)).defaults["fused"]
+
+
+def test_of_the_state_of_a_rank_that_writes_nothing_only_its_own_is_looked_at():
+    """The rest is the first one's; running statistics may be each one's own."""
+    runtime, network = Runtime(device="cpu"), fcn8s("small", 3, context="none")
+    runtime.rank, runtime.of_each = 1, lambda number: [number, number]
+    state = TrainState(network, load_config("modern"), 2, 4, runtime)
+    names = state.checkpoint(0.0).tensors.keys()
+    assert names and all("running_" in name for name in names)
+    next(buffer for name, buffer in network.named_buffers() if "running_var" in name).fill_(torch.inf)
+    with pytest.raises(NotFinite):
+        state.checkpoint(0.0)

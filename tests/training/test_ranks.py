@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -59,15 +60,23 @@ def train_on_two_ranks(words, output, code=0, meanwhile=None, restarts=0):
         output: File for what they say.
         code: With which they must end.
         meanwhile: Called with the two processes.
-        restarts: How often torchrun would have started them again.
+        restarts: How often torchrun would have started them again; or each of them.
     """
     output.touch()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
-    group["TORCHELASTIC_RESTART_COUNT"] = str(restarts)
+    counts = restarts if isinstance(restarts, tuple) else (restarts, restarts)
+    if counts[0] != counts[1]:
+        group["GROUP_WORLD_SIZE"] = "2"  # They are of two machines.
     ranks = [
-        start(*words, out=output, err=output, environment=group | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
+        start(
+            *words,
+            out=output,
+            err=output,
+            environment=group | {"RANK": rank, "LOCAL_RANK": rank, "TORCHELASTIC_RESTART_COUNT": str(count)},
+        )
+        for rank, count in zip("01", counts, strict=True)
     ]
     try:
         if meanwhile:
@@ -119,12 +128,15 @@ def weights(run):
         ("frozen", 4, 1, {"optim.sharded": True, "optim.clip": 0.5}),
         ("frozen", 2, 2, {"optim.sharded": True, "optim.average": 0.9}),
         ("frozen", 4, 1, {"optim.sharded": True, "optim.trunk_rate": 0}),
+        ("frozen", 4, 1, {"optim.sharded": True, "model.recompute": True}),
+        ("synchronised", 4, 1, {"model.recompute": True}),
     ],
 )
 def test_two_ranks_equal_one(shapes, tmp_path, batch_norm, batch, accumulate, more):
-    """Ten steps; with accumulation each rank takes one of the two batches, else half of the one."""
+    """Twenty steps; with accumulation each rank takes one of the two batches, else half of the one."""
     settings = SETTINGS | {
         **more,
+        "epochs": 4,
         "optim.batch_norm": batch_norm,
         "data.batch_size": batch,
         "data.accumulate": accumulate,
@@ -310,6 +322,36 @@ def test_two_ranks_look_for_a_rate_and_one_speaks(shapes, tmp_path):
     words = [*command(shapes, tmp_path / "rates", settings), "--find-lr"]
     assert train_on_two_ranks(words, tmp_path / "rates.txt").count("suggested") == 1
     assert (tmp_path / "rates" / "find-lr.png").is_file()
+
+
+@pytest.mark.slow
+def test_two_ranks_go_from_stage_to_stage_and_agree_on_a_time(shapes, tmp_path):
+    """The first one writes what the other starts from; both measure, and the slower one decides."""
+    stages = "[{model.finest_stride: 16}, {model.finest_stride: 8}]"
+    settings = SETTINGS | {"data.batch_size": 4, "stages": stages, "epochs": "auto"}
+    words = [*command(shapes, tmp_path / "run", settings), "--time", "1s"]
+    output = train_on_two_ranks(words, tmp_path / "run.txt")
+    assert len(re.findall(r"minutes hold [\d.]+ \+ [\d.]+ epochs, by trial steps", output)) == 1, output
+    assert [output.count(f"small, FCN-{stride}s") for stride in (16, 8)] == [1, 1]
+    assert (tmp_path / "run" / "summary.json").is_file()
+
+
+@pytest.mark.slow
+def test_ranks_agree_that_they_were_started_again(shapes, tmp_path):
+    """Machines count restarts each for itself: here only one has."""
+    run = tmp_path / "run"
+
+    def kill(ranks):
+        while not list(run.glob("checkpoints/0*.ckpt")):
+            assert all(rank.is_alive() for rank in ranks), (tmp_path / "run.txt").read_text()
+            time.sleep(0.01)
+        for rank in ranks:
+            rank.kill()
+
+    words = command(shapes, run, RESTARTED)
+    train_on_two_ranks(words, tmp_path / "run.txt", code=-signal.SIGKILL, meanwhile=kill)
+    train_on_two_ranks(words, tmp_path / "again.txt", restarts=(0, 1))
+    assert (run / "summary.json").is_file()
 
 
 @pytest.mark.parametrize(("batch_size", "accumulate", "ranks"), [(4, 1, 2), (4, 2, 2), (3, 2, 3), (5, 2, 1), (4, 3, 2)])

@@ -118,6 +118,18 @@ def test_interrupted_after_any_step(shapes, tmp_path, monkeypatch, uninterrupted
 
 
 @pytest.mark.parametrize(
+    "more", [{"data.patches": "class", "data.keep": 0.5}, {"data.replacement": True, "data.crop": "none"}]
+)
+def test_what_is_drawn_by_chance_is_drawn_again(shapes, tmp_path, monkeypatch, more):
+    """Places of patches, cells that are left out, and images."""
+    settings = TINY | more | {"optim.batch_norm": "frozen"}
+    train(shapes, tmp_path / "whole", settings=settings, epochs=EPOCHS, quiet=True)
+    stopped(monkeypatch, "validate", shapes, tmp_path / "run", settings=settings, epochs=EPOCHS)
+    train(resume=tmp_path / "run", quiet=True)
+    assert digests(tmp_path / "run") == digests(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
     ("name", "time", "end"),
     [("last", 1, "state"), ("state", 1, "state"), ("best", 1, "best"), ("last", 2, "last"), ("state", 2, "state")],
 )
@@ -429,7 +441,7 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(shapes, tmp_path, mo
     stopped(monkeypatch, "validate", shapes, run, settings=TINY, epochs=EPOCHS)
     other = shutil.copytree(shapes, tmp_path / "other")
     (other / "classes.txt").write_text((shapes / "classes.txt").read_text().replace("disc", "plate"))
-    with pytest.raises(ModelError, match="of a run on other classes: resume it on its own data set"):
+    with pytest.raises(ModelError, match="of a run on other classes; resume it on its own data set"):
         train(other, resume=run, quiet=True)
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace("optimiser: adamw", "optimiser: sgd"))
@@ -553,11 +565,57 @@ def test_an_image_that_cannot_be_scored_costs_no_step(shapes, tmp_path, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(FCN, "logits", short_of_memory)
-        with pytest.raises(DataError, match=r"image .*: \d+×\d+ pixels are too much for the memory"):
+        message = r"image .*: \d+×\d+ pixels are too much for the memory .*: evaluations: 0 in .*/config\.yaml"
+        with pytest.raises(DataError, match=message):
             train(shapes, tmp_path / "run", settings=TINY, epochs=EPOCHS, quiet=True)
     assert list((tmp_path / "run" / "checkpoints").iterdir())
+    other = shutil.copytree(tmp_path / "run", tmp_path / "other")
     train(resume=tmp_path / "run", quiet=True)
     assert digests(tmp_path / "run") == uninterrupted
+    config = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(config.replace("evaluations: 2", "evaluations: 0"))
+    assert train(resume=other, quiet=True).scores is None
+    assert digests(other)[0]["last"] == uninterrupted[0]["last"]
+
+
+def test_a_damaged_checkpoint_costs_only_time(shapes, tmp_path, monkeypatch, uninterrupted):
+    """The one before it is of an epoch ago: what was written since is written again."""
+    run, real = tmp_path / "run", loop.validate
+
+    def stopping(*arguments):
+        if len(list((run / "log.jsonl").read_text().splitlines())) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(loop, "validate", stopping)
+        train(shapes, run, settings=TINY, epochs=EPOCHS, quiet=True)
+    kept = sorted((run / "checkpoints").iterdir())
+    assert (run / "best").is_dir() and len(kept) == 2
+    kept[-1].write_bytes(kept[-1].read_bytes()[:-1] + b"?")
+    with pytest.warns(UserWarning, match="damaged checkpoint"):
+        train(resume=run, quiet=True)
+    assert digests(run) == uninterrupted
+
+
+def test_a_run_that_has_not_ended_is_not_to_be_removed(shapes, tmp_path, monkeypatch):
+    """Whoever types the same command again wants to go on; and with a space in its name, too."""
+    run = tmp_path / "my run"
+    stopped(monkeypatch, "validate", shapes, run, settings=TINY, epochs=EPOCHS)
+    with pytest.raises(UsageError, match=rf"holds a run that has not ended; go on with it by .*--resume '{run}'"):
+        train(shapes, run, settings=TINY, epochs=EPOCHS, quiet=True)
+
+
+def test_killed_as_it_finished(shapes, tmp_path, monkeypatch):
+    """Its checkpoints are large, and of no use."""
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "remove", lambda self: None)
+        train(shapes, run, settings=TINY, epochs=1, quiet=True)
+    assert (run / "checkpoints").is_dir()
+    with pytest.raises(UsageError, match=r"this run is finished; .*--set model\.init="):
+        train(resume=run, quiet=True)
+    assert not (run / "checkpoints").exists()
 
 
 def test_dead_scores_are_said_after_a_stop_as_well(shapes, tmp_path, monkeypatch):

@@ -117,3 +117,29 @@ def test_what_is_wrong_with_the_processes_is_said(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UsageError, match="rank 3 of this machine finds 2 GPUs: torchrun --nproc-per-node 2"):
         Runtime()
+
+
+def test_relu6_in_place_is_torchs():
+    """Also where it is given 0, 6, no number, and nothing to learn from; of its input it keeps no copy."""
+    images = torch.randn(2, 3, 8, 8).mul_(5)
+    images.view(-1)[:5] = torch.tensor([0.0, 6.0, float("nan"), -0.0, float("inf")])
+    found, kept = [], []
+    for prepare in (False, True):
+        network = nn.Sequential(nn.Identity(), nn.ReLU6(inplace=True))
+        if prepare:
+            Runtime(device="cpu").prepare(network)
+        x = images.clone().requires_grad_()
+        saved = []
+
+        def keep(tensor, saved=saved):
+            saved.append(tensor.data_ptr())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            y = network(x * 1)
+        y.backward(torch.arange(y.numel(), dtype=torch.float).view_as(y))
+        found.append((y, x.grad))
+        kept.append([pointer == y.data_ptr() for pointer in saved])
+        torch.testing.assert_close(network(images.clone()), y.detach(), rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0, equal_nan=True)
+    assert kept[1] == [True] and kept[0] == [False]

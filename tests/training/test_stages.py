@@ -52,10 +52,10 @@ def test_a_stage_starts_from_the_one_before(shapes, tmp_path):
 def test_an_interrupted_stage_is_resumed_and_a_finished_one_kept(shapes, tmp_path, monkeypatch):
     train(shapes, tmp_path / "whole", recipe="staged", settings=SETTINGS, quiet=True)
 
-    def stopping(model, source, config, log, **options):
+    def stopping(source, config, log, **options):
         if config.model.finest_stride == 16:
             raise Interrupted(2, "stopped")
-        return fit(model, source, config, log, **options)
+        return fit(source, config, log, **options)
 
     monkeypatch.setattr(stages, "fit", stopping)
     with pytest.raises(Interrupted):

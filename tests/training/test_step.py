@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from fullconv import fcn8s, losses
 from fullconv.data import Batch
 from fullconv.errors import FullconvError, NotFinite, UsageError
-from fullconv.losses import soft_jaccard
+from fullconv.losses import multitask_loss, soft_jaccard
 from fullconv.models import FCN
 from fullconv.training.config import OptimSection, load_config
 from fullconv.training.optim import build_optimiser
@@ -107,6 +107,7 @@ def test_an_image_between_the_rows_of_the_loss_costs_nothing(model):
         "CUDA error: out of memory",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
         "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "GET was unable to find an engine to execute this computation",
     ],
 )
 def test_a_batch_too_large_for_the_memory_is_taken_in_parts(model, batch, monkeypatch, words):
@@ -305,3 +306,68 @@ class Largest(TorchDispatchMode):
         sizes = [tensor.numel() for tensor in tree_leaves(made) if isinstance(tensor, torch.Tensor)]
         self.numbers = max(self.numbers, *sizes, 0)
         return made
+
+
+def test_memory_that_runs_out_in_a_later_batch_counts_none_twice(model, batch, monkeypatch):
+    """Gradients of the batches before it are there by then."""
+    monkeypatch.setattr(FCN, "train", lambda model, mode=True: model)
+    config, sgd = load_config("modern", {"optim.jaccard": 0}), OptimSection(optimiser="sgd", rate=0.1)
+    twin, real, seen = copy.deepcopy(model), model.coarse, []
+
+    def short_of_memory(images):
+        seen.append(len(images))
+        if len(seen) == 2:
+            raise RuntimeError("can't allocate memory")
+        return real(images)
+
+    monkeypatch.setattr(model, "coarse", short_of_memory)
+    losses = []
+    for network in (model, twin):
+        objective = Objective(config, Runtime(device="cpu"), {"semantic": torch.ones(4)})
+        with warnings.catch_warnings(action="ignore"):
+            losses.append(train_step(network, batch.split(2), build_optimiser(network, sgd), objective))
+    assert seen == [3, 3, 2, 1, 2, 1] and losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for name, tensor in twin.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, msg=lambda text, name=name: name + text)
+
+
+def test_the_jaccard_loss_of_several_batches_is_their_mean(model, batch):
+    """Weighted with the images of each, of which here are four and two."""
+    parts = [
+        Batch(batch.images[some], batch.targets[some], batch.stems[some], 255) for some in (slice(4), slice(4, None))
+    ]
+    loss, found = gradients(model, parts, jaccard=0.5, loss_stride=1)
+    model.zero_grad()
+    weights, some = torch.tensor([1.0, 2.0, 0.5, 1.0]), slice(2, None, 4)
+    expected = F.cross_entropy(model(batch.images), batch.targets, weights, ignore_index=255)
+    for part in parts:
+        each = soft_jaccard(model(part.images)[:, :, some, some], part.targets[:, some, some], 255)
+        expected = expected + 0.5 * len(part.stems) / 6 * each
+    expected.backward()
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-5)
+    for parameter, gradient in zip((p for p in model.parameters() if p.grad is not None), found, strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_the_loss_of_two_tasks_is_the_sum_of_theirs(batch, parts):
+    """Each over its own labelled pixels. Twin: torch's losses of the whole logits."""
+    torch.manual_seed(0)
+    network = fcn8s("small", {"semantic": 4, "object": 2}, context="none", dropout=0.0).eval()
+    for head in network.heads.values():
+        for score in head.score.values():
+            torch.nn.init.normal_(score.weight, std=0.1)
+    targets = {"semantic": batch.targets, "object": torch.randint(0, 2, (6, 40, 48))}
+    targets["object"][2:, 4:] = 255
+    both = Batch(batch.images, batch.targets, batch.stems, 255, {"object": targets["object"]})
+    config = load_config("modern", {"optim.jaccard": 0, "optim.loss_stride": 1})
+    objective = Objective(config, Runtime(device="cpu"), {"semantic": torch.ones(4), "object": torch.ones(2)})
+    batches = both.split(parts)
+    loss = sum(accumulate_gradients(network, batches, step_size(batches, objective), objective))
+    found = [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
+    network.zero_grad()
+    expected = multitask_loss(network(batch.images), targets)
+    expected.backward()
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-5)
+    for parameter, gradient in zip((p for p in network.parameters() if p.grad is not None), found, strict=True):
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()))

@@ -5,7 +5,8 @@ import torch
 
 from fullconv import fcn8s
 from fullconv.training.config import OptimSection
-from fullconv.training.words import dead_scores, never_seen, one_class_only, rate_in_words
+from fullconv.training.state import dead_scores
+from fullconv.training.words import never_seen, one_class_only, rate_in_words
 
 NAMES = ["background", "cat"]
 

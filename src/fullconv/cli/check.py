@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import DataError
-from .options import DataPath, Json, print_json
+from .options import DataPath, Json, print_json, progress_bar
 
 if TYPE_CHECKING:
     from ..doctor import Diagnosis
@@ -26,17 +26,12 @@ def check(
 
     Exit code 3 if there are errors, which training would refuse.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from ..doctor import check as run
     from ..doctor import unusable, write_report
 
-    console = Console(stderr=True)
     try:
-        with Progress(console=console, transient=True, disable=as_json or not console.is_terminal) as bar:
-            task = bar.add_task("examining", total=None)
-            diagnosis = run(data, format, progress=lambda done, every: bar.update(task, completed=done, total=every))
+        with progress_bar("examining", hidden=as_json) as progress:
+            diagnosis = run(data, format, progress=progress)
     except DataError as error:
         if as_json:
             print_json(unusable(data, error))

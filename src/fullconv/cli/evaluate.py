@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from .options import DataPath, Json, Mirror, ModelPath, Scales, Task, print_json, print_scores, views
+from .options import DataPath, Json, Mirror, ModelPath, Scales, Task, print_json, print_scores, progress_bar, views
 
 
 def evaluate(
@@ -17,10 +17,19 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score a model: pixel accuracy, mean accuracy, mean IU, frequency-weighted IU, and every class."""
+    from ..data import open_dataset
+    from ..evaluation import as_predictor, default_split
     from ..evaluation import evaluate as run
 
-    scores = run(model, data, split, task=task, views=views(scales, mirror))
+    predictor, source = as_predictor(model, task, views(scales, mirror)), open_dataset(data)
+    chosen = source.split_called(split) if split else default_split(source)
+    with progress_bar("evaluating", hidden=as_json) as progress:
+        scores = run(predictor, source, chosen, progress=progress)
+    images = len(source.records(chosen))
     if as_json:
-        print_json(scores.to_dict())
+        print_json({"split": chosen, "images": images, **scores.to_dict()})
     else:
+        known = split is None and chosen == "train"
+        why = " (there is no test or val split; a model scores higher on what it was trained on)" if known else ""
+        print(f"{chosen}: {images} images{why}")
         print_scores(scores)

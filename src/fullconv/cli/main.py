@@ -3,6 +3,7 @@
 import io
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
@@ -52,18 +53,23 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         code = app(args=[word for word in words if word != "--debug"] or ["--help"], standalone_mode=False)
-    except KeyboardInterrupt:
-        code = _say("interrupted", 130)
+        if code == 130:  # What typer makes of KeyboardInterrupt.
+            _say("interrupted")
+    except SystemExit as ended:  # SIGTERM's.
+        code = ended.code
     except Exception as error:
+        code = _exit_code(error)
         if debug:
-            raise
-        code = _say(_one_line(error), _exit_code(error))
+            traceback.print_exc()
+        else:
+            _say(_one_line(error))
+    if code and (runtime := sys.modules.get("fullconv.training.runtime")):
+        runtime.leave(code)
     sys.exit(code or 0)
 
 
-def _say(message: str, code: int) -> int:
+def _say(message: str) -> None:
     print(f"fullconv: {message}", file=sys.stderr)
-    return code
 
 
 def _exit_code(error: Any) -> int:

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,6 +33,18 @@ def views(scales: str, mirror: bool) -> "Views":
     except ValueError as error:
         raise UsageError(f"--scales {scales}: give numbers and commas, such as --scales 0.75,1,1.25") from error
     return Views(factors, mirror)
+
+
+@contextmanager
+def progress_bar(title: str, *, hidden: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """Give what is to be called with (done, total), and show that on a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=hidden or not console.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def print_json(record: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..errors import DataError, UsageError
-from .options import Mirror, ModelPath, Scales, Task, views
+from .options import Mirror, ModelPath, Scales, Task, progress_bar, views
 
 SKIPPED_SOME = 5
 
@@ -37,16 +37,18 @@ def predict(
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
     skipped = 0
-    for path in paths:
-        try:
-            prediction = predictor.predict(path)
-        except DataError as error:
-            skipped += 1
-            print(f"fullconv: skipped: {error}", file=sys.stderr)
-            continue
-        labels, overlay = _outputs(path, out)
-        prediction.save(labels)
-        save_image(prediction.overlay(), overlay, "PNG")
+    with progress_bar("predicting") as progress:
+        for done, path in enumerate(paths):
+            progress(done, len(paths))
+            try:
+                prediction = predictor.predict(path)
+            except DataError as error:
+                skipped += 1
+                print(f"fullconv: skipped: {error}", file=sys.stderr)
+                continue
+            labels, overlay = _outputs(path, out)
+            prediction.save(labels)
+            save_image(prediction.overlay(), overlay, "PNG")
     print(f"{len(paths) - skipped} of {len(paths)} images predicted, in {out}")
     if skipped:
         raise typer.Exit(SKIPPED_SOME)
@@ -63,8 +65,10 @@ def _image_files(paths: Iterable[Path]) -> list[Path]:
             if not inside:
                 raise DataError(f"{path}: holds no images; give image files or a folder of them")
             files += inside
-        else:
+        elif path.exists():
             files.append(path)
+        else:
+            raise UsageError(f"{path}: no such file or folder; check the path")
     return files
 
 

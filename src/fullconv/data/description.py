@@ -97,9 +97,9 @@ class Description(BaseModel):
         ignore_index: Id in the masks that is void; ``null`` for none.
         label_map: Other id in the masks → class name, class id (as in ``classes``), or ``void``.
         bands: Which bands of the image files are the channels, from 1; by default red, green, blue.
-        range: The values in the image files that become 0 and 255; by default their type's whole range.
+        range: The values in the image files that become 0 and 255; by default 0 and their integer type's largest.
         stack: Folder of files of the same stems whose bands are further channels, such as depth → the values that
-            become 0 and 255 (null for their type's whole range).
+            become 0 and 255 (null for 0 and their integer type's largest).
         tasks: Further tasks on the same images: name → ``masks``, ``classes``, ``ignore_index``, ``label_map``.
     """
 

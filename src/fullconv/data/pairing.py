@@ -11,7 +11,7 @@ from ..files.masks import MaskFile
 from ..files.pictures import PICTURE_SUFFIXES, picture
 from ..files.text import read_text
 from .problems import Problem
-from .source import Record
+from .source import SPLIT_WORDS, Record
 
 Stem = Callable[[Path], str]
 """Gives the part of a file's path that an image and its mask have in common."""
@@ -20,6 +20,25 @@ Stem = Callable[[Path], str]
 def plain_stem(path: Path) -> str:
     """Return a file's name without its extension."""
     return path.stem
+
+
+def split_folders(place: Path) -> dict[str, Path]:
+    """Return the folders in a place that are called like splits, such as ``train``, ``valid`` or ``Test``, by split."""
+    return _called_like_splits(place, "", Path.is_dir)
+
+
+def split_lists(place: Path) -> dict[str, Path]:
+    """Return the text files in a place that are called like splits, by split; ``trainval`` only without ``train``."""
+    return _called_like_splits(place, ".txt", Path.is_file)
+
+
+def _called_like_splits(place: Path, suffix: str, is_there: Callable[[Path], bool]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for word, split in SPLIT_WORDS.items():
+        for path in (place / f"{word}{suffix}", place / f"{word.capitalize()}{suffix}"):
+            if split not in found and is_there(path):
+                found[split] = path
+    return found
 
 
 @dataclass

@@ -107,12 +107,18 @@ def _places(source: DataSource, records: Sequence[Record]) -> dict[int, dict[int
         for top, target in source.target_strips(record):
             for class_id in torch.bincount(target[target < source.labels.num_classes]).nonzero().flatten().tolist():
                 pixels = (target == class_id).nonzero()
-                kept = pixels[torch.linspace(0, len(pixels) - 1, min(PLACES, len(pixels))).long()]
+                kept = pixels[evenly(len(pixels))]
                 parts.setdefault(class_id, []).append(kept + torch.tensor([top, 0]))
         for class_id, strips in parts.items():
             pixels = torch.cat(strips)
             found.setdefault(class_id, {})[number] = pixels[:: math.ceil(len(pixels) / PLACES)]
     return dict(sorted(found.items()))
+
+
+def evenly(count: int) -> Int64[Tensor, "p"]:
+    """Return at most ``PLACES`` of the numbers below ``count``, evenly spread, the first and the last among them."""
+    # In float32 the last would be rounded up to ``count`` where that is beyond 2²⁴.
+    return torch.linspace(0, count - 1, min(PLACES, count), dtype=torch.float64).long()
 
 
 def _background(source: DataSource) -> int:

@@ -24,6 +24,12 @@ from .problems import Problem
 from .sample import Sample
 
 SPLITS = ("train", "val", "test")
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training", "trainval"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What splits are called, in lower case → split."""
 
 _STRIP = 1 << 25
 
@@ -93,12 +99,21 @@ class DataSource:
         Raises:
             DataError: There is no such split; the message names those there are.
         """
-        if split not in self.splits:
-            raise DataError(
-                f"{self.root}: has no split {split!r}; choose one of {', '.join(self.splits)}, "
-                f"or add {split}.txt with a stem per line"
-            )
-        return self.splits[split]
+        return self.splits[self.split_called(split)]
+
+    def split_called(self, word: str) -> str:
+        """Return the name of the split that is called so here, or by another word: ``val`` for ``valid``.
+
+        Raises:
+            DataError: There is no such split; the message names those there are.
+        """
+        for name in (word, SPLIT_WORDS.get(word.lower())):
+            if name in self.splits:
+                return name
+        raise DataError(
+            f"{self.root}: has no split {word!r}; choose one of {', '.join(self.splits)}, "
+            f"or add {word}.txt with a stem per line"
+        )
 
     def dataset(self, split: str, transform: Callable[[Sample], Sample] | None = None) -> "SampleDataset":
         """Return the samples of a split as a torch data set.

@@ -204,6 +204,7 @@ class _Study:
         self.pixels = {split: np.zeros(classes, np.int64) for split in source.splits}
         self.sizes: Counter[tuple[int, int]] = Counter()
         self.modes: dict[str, list[Path]] = {}
+        self.highest: dict[Path, int] = {}
         self.moments: list[tuple[Float[np.ndarray, c], Float[np.ndarray, c]]] = []
         self.bound = StrideBound(classes)
         self.seen: list[tuple[str, Record, bytes, Float[np.ndarray, 768]]] = []
@@ -214,6 +215,8 @@ class _Study:
         if found.size and found.mean is not None and found.square is not None and found.thumbnail is not None:
             self.sizes[found.size] += 1
             self.modes.setdefault(_channels(found.mode), []).append(found.record.image.path)
+            if found.highest is not None:
+                self.highest[found.record.image.path] = found.highest
             self.moments.append((found.mean, found.square))
             self.seen += [(split, found.record, found.digest, found.thumbnail) for split in splits]
         if found.target is not None:
@@ -228,7 +231,8 @@ class _Study:
     def diagnosis(self) -> Diagnosis:
         """Judge the whole."""
         own = _lasting(self.problems, self.source)
-        problems = [*self.source.problems, *own, *_mixed(self.modes), *self._duplicates(), *self._classes()]
+        problems = [*self.source.problems, *own, *_mixed(self.modes), *_wide(self.highest)]
+        problems += [*self._duplicates(), *self._classes()]
         alike = [moments for moments in self.moments if moments[0].shape == self.moments[0][0].shape]
         mean, square = np.mean(alike, axis=0) if alike else np.full((2, 3), math.nan)
         return Diagnosis(
@@ -312,6 +316,21 @@ def _mixed(modes: Mapping[str, Sequence[Path]]) -> Iterator[Problem]:
                 seen = f"has {mode}, most images have {common}"
                 remedy = "export them alike, or choose which to read (bands: [1, 2, 3] in a dataset.yaml)"
             yield Problem("mixed_channels", tuple(files), seen, remedy, blocks)
+
+
+def _wide(highest: Mapping[Path, int]) -> Iterator[Problem]:
+    """Warn of images of 16 bits a channel: above all where not all of them are used."""
+    bits = max(highest.values(), default=0).bit_length()
+    if not highest:
+        return
+    seen = "has 16 bits a channel, read as 8"
+    remedy = "nothing to do if that is fine; else say range: [lowest, highest] in a dataset.yaml to keep all 16"
+    if 0 < bits < 15:
+        most = (1 << bits) - 1
+        levels = (most + 128) // 257 + 1
+        seen = f"has 16 bits a channel, but none a value above {most}: read as 8 bits, that is {levels} levels of grey"
+        remedy = f"say range: [0, {most}] in a dataset.yaml"
+    yield Problem("sixteen_bit_image", tuple(highest), seen, remedy)
 
 
 def _channels(mode: str) -> str:

@@ -54,6 +54,7 @@ class Examination:
         problems: What is wrong with it.
         size: Height and width of the image in pixels, upright; None where it cannot be read.
         mode: Pillow's name for the image's channels and depth, such as RGB, L, I;16; or the number of its bands.
+        highest: The highest value of an image of 16 bits a channel, which is read as 8; None for others.
         digest: Of the image file's bytes, or of its pixels where it is part of a file.
         thumbnail: The image at 16×16, mean 0 and length 1, for finding near-duplicates.
         mean: Of each channel, 0–255.
@@ -65,6 +66,7 @@ class Examination:
     problems: list[Problem] = field(default_factory=list)
     size: tuple[int, int] | None = None
     mode: str = ""
+    highest: int | None = None
     digest: bytes = b""
     thumbnail: Float[np.ndarray, "768"] | None = None
     mean: Float[np.ndarray, "c"] | None = None
@@ -123,11 +125,9 @@ def _file_pixels(found: Examination, path: Path) -> Integer[np.ndarray, "h w 3"]
         found.digest = hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
         _check_extension(found, image, path)
         found.mode = image.mode
-        pixels = rgb_pixels(image)
-    if found.mode.startswith("I"):
-        remedy = "nothing to do if that is fine; else say range: [lowest, highest] in a dataset.yaml to keep all 16"
-        found.problems.append(Problem("sixteen_bit_image", (path,), "has 16 bits a channel, read as 8", remedy))
-    return pixels
+        if image.mode.startswith("I"):
+            found.highest = int(np.array(image).max())
+        return rgb_pixels(image)
 
 
 def _other_pixels(found: Examination) -> Shaped[np.ndarray, "h w c"]:

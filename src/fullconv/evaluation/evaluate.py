@@ -107,7 +107,8 @@ def _check_classes(predictor: Predictor, source: DataSource) -> None:
     ours, theirs = predictor.label_set.names, source.labels.names
     if len(ours) != len(theirs):
         raise DataError(
-            f"{source.root}: has {len(theirs)} classes, the model {len(ours)}; evaluate on the data it was trained for"
+            f"{source.root}: has {len(theirs)} classes, the model {len(ours)}; evaluate on the data it was trained "
+            f"for, or, if its masks mean the same, give it the model's in a dataset.yaml: classes: [{', '.join(ours)}]"
         )
     for place, name in enumerate(theirs):
         if name != ours[place] and name in ours:

@@ -51,7 +51,12 @@ def remove_half_written(folder: Path) -> None:
 def _write_and_replace(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.stem[:64]}.half-{secrets.token_hex(4)}{path.suffix}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         write(temporary)
+        if temporary.stat().st_mode != mode:  # safetensors puts a file in its place that nobody else may read.
+            with suppress(OSError):
+                temporary.chmod(mode)
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -171,13 +171,19 @@ def rgb_pixels(image: Image.Image) -> UInt8[np.ndarray, "h w 3"]:
     """Return a PIL image's red, green, blue, turned the way its EXIF orientation says.
 
     Raises:
-        DataError: Its pixels are floats.
+        DataError: Its pixels are floats, or some are below 0.
     """
     image = upright(image)
     if image.mode == "F":
-        raise DataError("has floating-point pixels, whose range is unknown; save it as 8- or 16-bit PNG")
+        raise DataError(
+            "has floating-point pixels, whose range is unknown; say which values become 0 and 255 in a dataset.yaml "
+            "(range: [0, 1]), or save it as 8- or 16-bit PNG"
+        )
     if image.mode.startswith("I"):
-        wide = np.clip(np.array(image).astype(np.int64), 0, 65535)
+        wide = np.array(image).astype(np.int64)
+        if wide.size and wide.min() < 0:
+            raise DataError("has values below 0; say which become 0 and 255 in a dataset.yaml: range: [-1000, 1000]")
+        wide = wide.clip(max=65535)
         return np.repeat(((wide + 128) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
@@ -216,7 +222,7 @@ def opened(
         DataError: The file is missing, empty, broken or too large; the message names it.
     """
     if content is None and not path.is_file():
-        raise DataError(f"{path}: no such file; check the path, or remove it from the data set's list")
+        raise DataError(f"{path}: no such file; check the path, or take it off the list that names it")
     size = 0
     try:
         size = path.stat().st_size if content is None else len(content)

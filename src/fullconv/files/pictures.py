@@ -83,8 +83,8 @@ class Bands:
     Attributes:
         path: The file.
         numbers: Which bands, from 1; None for all.
-        value_range: The values that become 0 and 255 (those beyond are cut off); None for the whole range of the file's
-            integer type.
+        value_range: The values that become 0 and 255 (those beyond are cut off); None for 0 and the largest of the
+            file's integer type.
     """
 
     path: Path
@@ -100,8 +100,15 @@ class Bands:
         return len(self.numbers) if self.numbers else raster_kind(self.path).bands
 
     def read(self, window: Window | None = None) -> Pixels:
-        """Return the bands as floats; of GeoTIFF and ``.npy`` files only the window is read."""
-        return scaled(read_raster(self.path, window, self.numbers), self.value_range, self.path)
+        """Return the bands as floats; of GeoTIFF and ``.npy`` files only the window is read.
+
+        Without a range, "no data" that is a number below 0 becomes 0.
+        """
+        raw = read_raster(self.path, window, self.numbers)
+        if self.value_range is None and raw.dtype.kind == "i":
+            nodata = raster_kind(self.path).nodata
+            raw = raw if nodata is None or nodata >= 0 else np.where(raw == nodata, raw.dtype.type(0), raw)
+        return scaled(raw, self.value_range, self.path)
 
 
 @dataclass(frozen=True)
@@ -154,11 +161,13 @@ def scaled(
     """Return values h×w×c of any type as channels 0–255; what is no number becomes 0.
 
     Raises:
-        DataError: They are floats and no range is given; the message names ``path``.
+        DataError: They are floats, or some are below 0, and no range is given; the message names ``path``.
     """
     if value_range is None:
         if raw.dtype.kind == "f":
             raise DataError(f"{path}: has floating-point values; say which become 0 and 255: range: [0, 1]")
+        if raw.dtype.kind == "i" and raw.size and raw.min() < 0:
+            raise DataError(f"{path}: has values below 0; say which become 0 and 255: range: [-1000, 1000]")
         value_range = (0.0, 1.0 if raw.dtype.kind == "b" else float(np.iinfo(raw.dtype).max))
     low, high = value_range
     values = torch.from_numpy(np.nan_to_num(raw.transpose(2, 0, 1).astype(np.float32), nan=low))

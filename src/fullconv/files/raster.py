@@ -107,8 +107,8 @@ def _decoded(path: Path) -> Shaped[np.ndarray, "h w c"]:
             raise DataError("has several pages; pip install 'fullconv[geo]' to read such a TIFF")
         turned = upright(image)
         pixels = np.array(turned.convert("RGB") if turned.mode in _COLOURS else turned)
-    if pixels.dtype == np.int32:
-        pixels = pixels.clip(0, 65535).astype(np.uint16)
+    if pixels.dtype == np.int32 and pixels.min() >= 0:  # Pillow's for all that has more than 8 bits.
+        pixels = pixels.clip(max=65535).astype(np.uint16)
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
@@ -140,7 +140,7 @@ def _geotiff(path: Path) -> Iterator[Any]:
 
     rasterio = _rasterio()
     if not path.is_file():
-        raise DataError(f"{path}: no such file; check the path, or remove it from the data set's list")
+        raise DataError(f"{path}: no such file; check the path, or take it off the list that names it")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)

@@ -41,7 +41,8 @@ class Predictor:
         views: Views | None = None,
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = model.eval().to(self.device)
+        self.model = model.eval()
+        self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.task = task or next(iter(model.heads))
         if self.task not in model.heads:
             raise UsageError(f"the model has no task {self.task!r}; it has {', '.join(model.heads)}")
@@ -66,8 +67,8 @@ class Predictor:
         pixels = self._read(Path(image)) if isinstance(image, (str, Path)) else self._pixels(image)
         try:
             labels, confidence = self._run(pixels)
-        except DataError as error:
-            raise (DataError(f"{image}: {error}") if isinstance(image, (str, Path)) else error) from None
+        except (DataError, UsageError) as error:
+            raise (type(error)(f"{image}: {error}") if isinstance(image, (str, Path)) else error) from None
         shown = as_colours(pixels.cpu()).permute(1, 2, 0).numpy()
         return Prediction(labels.cpu().numpy(), confidence.cpu().numpy(), self.label_set, shown)
 
@@ -107,7 +108,10 @@ class Predictor:
         if (self.channels, batch.shape[1]) == (1, 3):
             batch = batch.mean(1, keepdim=True)
         if self.channels != batch.shape[1]:
-            raise UsageError(f"the model takes {self.channels} channels, the image has {batch.shape[1]}")
+            raise UsageError(
+                f"the model takes {self.channels} channels, the image has {batch.shape[1]}; of stacked files, give all "
+                f"in one array to load(MODEL).predict"
+            )
         return self.views.scores(lambda view, scale: self.model.logits(view, scale)[self.task].float(), batch)[0]
 
     @contextmanager
@@ -119,7 +123,8 @@ class Predictor:
                 raise
             height, width = image.shape[-2:]
             raise DataError(
-                f"{height}×{width} pixels are too much for the memory ({self.device}); scale or cut the image first"
+                f"{height}×{width} pixels are too much for the memory ({self.device}); scale or cut the image first "
+                f"({' '.join(str(error).split())[:200]})"
             ) from error
 
 

@@ -9,7 +9,7 @@ from ..data.labels import DEFAULT_TASK
 from ..errors import UsageError
 from ..trunks import Weights
 from .config import ModelConfig
-from .fcn import FCN
+from .fcn import FCN, SKIP_SCALES
 
 
 def fcn(
@@ -45,7 +45,21 @@ def fcn(
         problem = error.errors()[0]
         option = ".".join(str(part) for part in problem["loc"])
         raise UsageError(f"option {option}: {problem['msg']} (got {problem['input']!r})") from error
+    check_scaled_skips(config)
     return FCN.from_config(config, trunk_weights)
+
+
+def check_scaled_skips(config: ModelConfig) -> None:
+    """Refuse a new network whose finest taps have no factor, and so would be trained far faster than those before.
+
+    Raises:
+        UsageError: It is one.
+    """
+    if config.scaled_skips and config.finest_stride < min(SKIP_SCALES):
+        raise UsageError(
+            f"model.scaled_skips has factors for the strides 16 and 8, but model.finest_stride is "
+            f"{config.finest_stride}: set model.finest_stride=8"
+        )
 
 
 def fcn32s(trunk: str, num_classes: int | Mapping[str, int], **options: Any) -> FCN:
@@ -66,7 +80,7 @@ def fcn8s(trunk: str, num_classes: int | Mapping[str, int], **options: Any) -> F
 def fcn8s_at_once(trunk: str, num_classes: int | Mapping[str, int], **options: Any) -> FCN:
     """Return FCN-8s for training in one stage: fixed factors keep the finer taps quiet at first.
 
-    Source: section 2.2 of the specification (pool4 × 0.01, pool3 × 0.0001).
+    Source: the paper's reference implementation (pool4 × 0.01, pool3 × 0.0001).
     """
     return fcn(trunk, num_classes, finest_stride=8, scaled_skips=True, **options)
 

@@ -26,7 +26,7 @@ class ModelConfig(BaseModel):
         input_scale: How many times as large the trunk sees an image; logits are brought back to the image's size.
         normalisation: Mean and deviation of each channel in 0–255; null for the trunk's own.
         bands: Which bands of an image file are the channels, from 1; null for red, green, blue.
-        value_range: The values in an image file that become 0 and 255; null for their type's whole range.
+        value_range: The values in an image file that become 0 and 255; null for 0 and their integer type's largest.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

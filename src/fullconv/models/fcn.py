@@ -18,7 +18,7 @@ from .config import ModelConfig
 from .folder import WEIGHTS, read_model, write_model
 from .heads import SkipHead
 
-# Section 2.2 of the specification, FCN-8s at once: fixed factors before the scores, by stride.
+# FCN-8s at once of the paper's reference implementation: fixed factors before the scores, by stride.
 SKIP_SCALES = {16: 0.01, 8: 0.0001}
 
 
@@ -35,7 +35,7 @@ class FCN(nn.Module):
         config: How the network was built (None where it was put together by hand: it then cannot be saved).
         labels: Names, colours and ignore index of each task's classes.
 
-    Source: Long, Shelhamer & Darrell 2015; section 2.7 of the specification for several tasks on one trunk.
+    Source: Long, Shelhamer & Darrell 2015; section 5 (SIFT Flow) for several tasks on one trunk.
     """
 
     mean: Tensor
@@ -49,9 +49,9 @@ class FCN(nn.Module):
         input_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        scale = normalisation or trunk.normalisation
-        self.register_buffer("mean", torch.tensor(scale.mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(scale.std).view(1, -1, 1, 1))
+        normalisation = normalisation or trunk.normalisation
+        self.register_buffer("mean", torch.tensor(normalisation.mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(normalisation.std).view(1, -1, 1, 1))
         self.trunk = trunk
         self.heads = nn.ModuleDict(heads)
         self.input_scale = input_scale
@@ -112,10 +112,10 @@ class FCN(nn.Module):
             context=config.context,
             dropout=config.dropout,
         )
-        scale = Normalisation(*config.normalisation) if config.normalisation else trunk.normalisation
+        normalisation = Normalisation(*config.normalisation) if config.normalisation else trunk.normalisation
         heads = {task: _head(config, trunk, classes) for task, classes in config.tasks.items()}
-        model = cls(trunk, heads, scale, config.input_scale)
-        model.config = config.model_copy(update={"normalisation": (scale.mean, scale.std)})
+        model = cls(trunk, heads, normalisation, config.input_scale)
+        model.config = config.model_copy(update={"normalisation": (normalisation.mean, normalisation.std)})
         model.labels |= labels or {}
         return model
 

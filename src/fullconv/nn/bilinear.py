@@ -17,7 +17,7 @@ def bilinear_kernel(size: int) -> Float[Tensor, "k k"]:
     Raises:
         GeometryError: ``size`` is below 1.
 
-    Source: section 2.6 of the specification; Caffe's ``BilinearFiller``.
+    Source: Caffe's ``BilinearFiller``.
 
     >>> bilinear_kernel(3)[1].tolist()
     [0.5, 1.0, 0.5]
@@ -54,7 +54,7 @@ class BilinearUpsample(nn.Module):
     Raises:
         GeometryError: An argument is out of range.
 
-    Source: Long, Shelhamer & Darrell 2015, section 3.3; section 2.6 of the specification.
+    Source: Long, Shelhamer & Darrell 2015, section 3.3.
     """
 
     kernel: Tensor

@@ -160,7 +160,7 @@ def widen_first_conv(module: AnyModule, in_channels: int) -> AnyModule:
     Raises:
         UsageError: There is no convolution, it is grouped, or ``in_channels`` is below 1.
 
-    Source: section 2.7 of the specification (NYUDv2 early fusion).
+    Source: Long, Shelhamer & Darrell 2015, section 5 (NYUDv2: early fusion of colour and depth).
     """
     module = copy.deepcopy(module)
     conv = first_conv(module)

@@ -20,7 +20,7 @@ def crop_to(x: Float[Tensor, "n c h w"], offset: tuple[int, int], size: Size) ->
     Raises:
         GeometryError: The window is empty or does not fit.
 
-    Source: section 2.4 of the specification (Caffe's ``Crop`` layer).
+    Source: Caffe's ``Crop`` layer.
     """
     top, left = offset
     bottom, right = x.shape[-2] - top - size[0], x.shape[-1] - left - size[1]

@@ -102,7 +102,7 @@ def geometry_of(
     Raises:
         GeometryError: The module cannot run at ``input_size`` at all: not one feature was computed.
 
-    Source: Long, Shelhamer & Darrell 2015, section 3; section 2.4 of the specification for the algebra.
+    Source: Long, Shelhamer & Darrell 2015, section 3.
     """
     channels = in_channels or _first_channels(module)
     here = _trace(module, (channels, *input_size))

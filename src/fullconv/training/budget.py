@@ -19,7 +19,7 @@ from .feed import build_feed, input_scale, resolved
 from .interrupt import Interrupt, leaving_passes
 from .loop import RARELY
 from .network import build_model, class_pixels
-from .progress import TrainingProgress
+from .progress import say
 from .runlog import RunLog
 from .runtime import Runtime, is_first
 from .stages import stage_configs
@@ -27,10 +27,9 @@ from .state import TrainState
 from .step import Objective, train_step
 
 TRIAL, LEAST = 0.02, 11
-"""Share of the time that trial steps may take, and how many of them are taken even if they take longer …"""
-
 LONGEST, FEWEST_STEPS = 0.15, 3
-"""… up to this share, but for so many."""
+"""Trial steps go on until they took ``TRIAL`` of the time and are ``LEAST`` in number; once they took ``LONGEST`` of
+it, ``FEWEST_STEPS`` are enough."""
 
 MARGIN = 0.95
 """Share of the time that is planned for; the rest is for what was not measured."""
@@ -85,7 +84,8 @@ def fitted(
         ModelError: A weight file cannot be used.
     """
     end, config, said = time.monotonic() + 60 * minutes, changed(config, {"minutes": None}), list[str]()
-    stages = stage_configs(config) or [config]
+    stages = stage_configs(config)
+    say(f"trial steps, to see how many epochs {minutes:g} minutes hold", quiet=quiet)
     wanted = [float(resolved(stage, source).epochs) for stage in stages]
     derived = max(float(resolved(changed(stage, {"epochs": "auto"}), source).epochs) for stage in stages)
     chosen: list[dict[str, Any]] = [{} for _ in stages]
@@ -101,7 +101,7 @@ def fitted(
         epochs = epochs_within(end, source, stages, wanted, folder)
     line = f"{minutes:g} minutes hold {_added(epochs)} epochs, by trial steps"
     said.append(line if min(epochs) >= 1 else f"warning: {line}: not every image will be seen")
-    TrainingProgress(0, quiet=quiet or not is_first()).say(*said)
+    say(*said, quiet=quiet)
     return _with(config, [more | {"epochs": number} for more, number in zip(chosen, epochs, strict=True)])
 
 

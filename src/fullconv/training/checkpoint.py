@@ -8,6 +8,8 @@ is no time, for its bytes once more.
 import hashlib
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,15 +79,16 @@ class Checkpoints:
         """Return the newest that is whole; None where there is none. Damaged ones are named in a warning.
 
         Raises:
-            ModelError: Another version wrote it.
+            ModelError: Another version wrote it; or one cannot be read, which does not say that it is damaged.
         """
+        with _reading(self.folder):
+            if self.folder.is_dir():
+                next(self.folder.iterdir(), None)  # What may not be listed would pass for empty.
         for path in self._paths():
-            try:
-                payload = _read_whole(path)
-            except ModelError as error:
-                warnings.warn(f"{error}; passed over", stacklevel=2)
-            else:
+            payload = _read_whole(path)
+            if payload is not None:
                 return _parsed(path, payload)
+            warnings.warn(f"{path}: damaged checkpoint (its hash does not fit); passed over", stacklevel=2)
         return None
 
     def remove(self) -> None:
@@ -103,16 +106,27 @@ class Checkpoints:
                 path.unlink(missing_ok=True)
 
 
-def _read_whole(path: Path) -> bytes:
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say what cannot be read.
+
+    Raises:
+        ModelError: That.
+    """
     try:
-        with path.open("rb") as file:
-            payload = file.read(max(0, path.stat().st_size - _DIGEST))
-            digest = file.read()
+        yield
     except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if digest != hashlib.sha256(payload).digest():
-        raise ModelError(f"{path}: damaged checkpoint (its hash does not fit)")
-    return payload
+        raise ModelError(
+            f"{path}: cannot be read ({error.strerror or error}); see who may read it, or remove it to do without"
+        ) from error
+
+
+def _read_whole(path: Path) -> bytes | None:
+    """Return what a file holds before its hash; None where that does not fit."""
+    with _reading(path), path.open("rb") as file:
+        payload = file.read(max(0, path.stat().st_size - _DIGEST))
+        digest = file.read()
+    return payload if digest == hashlib.sha256(payload).digest() else None
 
 
 def _parsed(path: Path, payload: bytes) -> Checkpoint:

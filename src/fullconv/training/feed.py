@@ -4,6 +4,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -41,7 +42,7 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
                 f"let data.batch_size × data.accumulate, and the number of images if that is less, be a multiple of "
                 f"{ranks} (--set data.accumulate={ranks})"
             )
-        self.sampler, self.batch_size, self.step = sampler, batch_size, step
+        self.sampler, self.batch_size, self.images_a_step = sampler, batch_size, step
         self.share, self.first = step // ranks, rank * (step // ranks)
 
     @property
@@ -50,11 +51,11 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
         return math.ceil(self.share / self.batch_size)
 
     def __len__(self) -> int:
-        return len(self.sampler) // self.step * self.batches_a_step
+        return len(self.sampler) // self.images_a_step * self.batches_a_step
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         keys = list(self.sampler)
-        for start in range(self.first, len(keys) - self.step + 1 + self.first, self.step):
+        for start in range(self.first, len(keys) - self.images_a_step + 1 + self.first, self.images_a_step):
             mine = keys[start : start + self.share]
             for at in range(0, self.share, self.batch_size):
                 yield mine[at : at + self.batch_size]
@@ -69,7 +70,7 @@ class Feed:
         batches: Decides which samples they hold.
         epochs: Passes over the training images.
         crop: Height and width of the crops, or None for whole images.
-        evaluations: How many times the validation split is scored.
+        evaluations: How many times at most the validation split is scored; no epoch has more than one.
     """
 
     loader: DataLoader[Batch]
@@ -86,7 +87,7 @@ class Feed:
     @property
     def steps_an_epoch(self) -> int:
         """Steps that the samples of an epoch make; what is left over is not used in that epoch."""
-        return self.samples // self.batches.step
+        return self.samples // self.batches.images_a_step
 
     @property
     def total_steps(self) -> int:
@@ -109,7 +110,7 @@ class Feed:
             yield from self._steps(number, 0, self.steps_an_epoch)
 
     def _steps(self, number: int, first: int, end: int) -> Iterator[list[Batch]]:
-        self.batches.sampler.set_epoch(number, first * self.batches.step)
+        self.batches.sampler.set_epoch(number, first * self.batches.images_a_step)
         batches = iter(self.loader)
         for _ in range(first, end):
             try:
@@ -117,17 +118,28 @@ class Feed:
             except FullconvError as error:
                 # A worker's comes with its traceback before it.
                 raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from error
-            except RuntimeError as error:
-                if "DataLoader worker (pid" not in str(error):
-                    raise
-                raise UsageError(
-                    f"a process that reads images was ended, often for want of memory: fewer of them (data.workers) or "
-                    f"less kept by each (data.cache_mb) ({' '.join(str(error).split())})"
-                ) from error
 
     def evaluates(self, number: int) -> bool:
         """Return whether the validation split is scored after epoch ``number``."""
         return number in evaluated_epochs(self.last_epoch, self.evaluations)
+
+
+@contextmanager
+def naming_dead_workers() -> Iterator[None]:
+    """Say what to do where a process that reads images is ended: torch raises that wherever this one is just then.
+
+    Raises:
+        UsageError: One was.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker (pid" not in str(error):
+            raise
+        raise UsageError(
+            f"a process that reads images was ended, often for want of memory: fewer of them (data.workers) or less "
+            f"kept by each (data.cache_mb) ({' '.join(str(error).split())})"
+        ) from error
 
 
 def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: int = 1) -> Feed:

@@ -5,7 +5,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -45,13 +44,13 @@ class Interrupt:
             raise KeyboardInterrupt
         self.number = self.number or number
 
-    def stop(self, run: Path) -> None:
-        """End the run, whose state has been saved.
+    def stop(self, go_on: str) -> None:
+        """End the run, whose state has been saved and which goes on by a command.
 
         Raises:
             Interrupted: Always.
         """
-        raise Interrupted(self.number, f"{signal.Signals(self.number).name}: saved; fullconv train --resume {run}")
+        raise Interrupted(self.number, f"{signal.Signals(self.number).name}: saved; {go_on}")
 
 
 @contextmanager

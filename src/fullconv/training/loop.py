@@ -1,6 +1,7 @@
 """Training: read :func:`fit` for the loop; one step of it is in ``step.py``."""
 
 import json
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -12,18 +13,17 @@ import torch
 from jaxtyping import Int64
 
 from ..data import DataSource
-from ..errors import ModelError
+from ..errors import DataError, ModelError
 from ..evaluation import confusion
 from ..inference import Predictor
 from ..metrics import Scores
-from ..models import FCN
 from .config import TrainConfig
 from .events import Events
 from .feed import Feed, build_feed
 from .interrupt import Abandoned, Interrupt, interruptible, leaving_passes
-from .network import class_pixels, tasks
-from .progress import Clock, TrainingProgress
-from .runlog import COLUMNS, SUMMARY, RunLog
+from .network import class_pixels, starting_network, tasks
+from .progress import TrainingProgress
+from .runlog import COLUMNS, CONFIG, SUMMARY, RunLog, resuming
 from .runtime import Runtime
 from .state import TrainState, check_weights, mean_loss
 from .step import Objective, train_step
@@ -55,6 +55,31 @@ class TrainResult:
     scores: Scores | None
     epochs: float
     seconds: float
+
+
+class Clock:
+    """Time spent on a run, also by the processes before this one.
+
+    Attributes:
+        past: Seconds before this process.
+    """
+
+    def __init__(self) -> None:
+        self.past = 0.0
+        self._start = self._kept = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent so far."""
+        return self.past + time.monotonic() - self._start
+
+    def due(self, minutes: float) -> bool:
+        """Return whether that much time has passed since the state was last kept, or since the start."""
+        return time.monotonic() - self._kept >= 60 * minutes
+
+    def kept(self) -> None:
+        """Note that the state was kept."""
+        self._kept = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -97,16 +122,20 @@ class Session:
             self.interrupt.number = number
             self.keep()
             self.runtime.wait()  # Once a rank has ended, torchrun ends the others, also one that is still writing.
-            self.interrupt.stop(self.log.run)
+            self.interrupt.stop(resuming(self.log.run))
 
 
-def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = False) -> TrainResult:
-    """Train ``model`` as ``config`` says, from the newest checkpoint in ``log``; everything that is kept goes there.
+def fit(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = False) -> TrainResult:
+    """Train a network as ``config`` says, from the newest checkpoint in ``log``; everything that is kept goes there.
 
     Raises:
+        UsageError: The network cannot be built, or what is to be kept cannot be written.
+        ModelError: What the network is to start from, or a checkpoint, cannot be used.
+        DataError: An image cannot be read or scored.
         NotFinite: A loss, a gradient or a weight is no number.
         Interrupted: SIGINT or SIGTERM came; the state was saved.
     """
+    model = starting_network(source, config, log, quiet=quiet)
     clock, runtime = Clock(), Runtime(config.optim.precision)
     runtime.prepare(model, config.optim.batch_norm)
     feed = build_feed(source, config, runtime.rank, runtime.ranks)
@@ -117,8 +146,8 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
     same_step(state, runtime)
     log.rewrite(state.records)
     events = Events(log.folder, len(state.records) + 1) if config.tensorboard and log.writes else None
-    progress = TrainingProgress(state.steps, done=state.step, quiet=quiet or not log.writes)
-    progress.say(*describe(model, source, feed, config, runtime))
+    progress = TrainingProgress(state.steps, done=state.step, quiet=quiet)
+    progress.say(*describe(model, source, feed, config, runtime, begun=state.step > 0))
     for task, part in tasks(source).items():
         progress.say(*never_seen(pixels[task], part.labels.names))
         progress.say(*balance_in_words(objective.class_weights[task].tolist(), part.labels.names, config.optim.balance))
@@ -133,7 +162,7 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
                 runtime.seed(config.seed, state.step)
                 with suppress(Abandoned):
                     state.advance(train_step(model, batches, state.optimiser, objective))
-                    progress.step(state, feed.batches.step, runtime.memory())
+                    progress.step(state, feed.batches.images_a_step, runtime.memory())
                 session.stop_if_asked()
                 session.keep_if_due(config.checkpoint_minutes)
             end_epoch(session, source, feed)
@@ -145,7 +174,7 @@ def fit(model: FCN, source: DataSource, config: TrainConfig, log: RunLog, *, qui
         log.save(state.average.model, "best")
     scores = None if state.best is None else Scores.from_confusion(state.best, source.labels.names)
     result = TrainResult(log.folder, scores, state.steps / state.steps_an_epoch, clock.seconds)
-    log.finish(summary(result, state.best))
+    log.finish(summary(result))
     runtime.wait()
     return result
 
@@ -183,15 +212,9 @@ def end_epoch(session: Session, source: DataSource, feed: Feed) -> None:
     elif not session.keep_if_due(RARELY):
         check_weights(model.state_dict().values(), runtime)
     session.stop_if_asked()
+    # A signal from here on has nothing more to write: the state was kept, and its successor will score again.
     if feed.evaluates(state.epoch):
-        matrix = validate(model, source, runtime, session.interrupt)
-        session.stop_if_asked()
-        if warnings := nothing_to_score(matrix):
-            matrix = None
-        elif state.best is None or mean_iu(matrix, names) >= mean_iu(state.best, names):
-            state.best = matrix
-            log.save(model, "best")
-            session.stop_if_asked()
+        matrix, warnings = score(session, source)
     log.save(model, "last")
     session.stop_if_asked()
     record = epoch_record(state, names, matrix, session.clock.seconds)
@@ -201,6 +224,25 @@ def end_epoch(session: Session, source: DataSource, feed: Feed) -> None:
         record["warnings"] = warnings
     state.close_epoch(record)
     log.rewrite(state.records)
+
+
+def score(session: Session, source: DataSource) -> tuple[Int64[torch.Tensor, "k k"] | None, list[str]]:
+    """Score the averaged network, save it if it is the best, and return its histogram; None, and why, if it has none.
+
+    Raises:
+        DataError: An image cannot be scored.
+        Interrupted: A signal came.
+    """
+    state, names = session.state, source.labels.names
+    matrix = validate(session, source)
+    session.stop_if_asked()
+    if warnings := nothing_to_score(matrix):
+        return None, warnings
+    if state.best is None or mean_iu(matrix, names) >= mean_iu(state.best, names):
+        state.best = matrix
+        session.log.save(state.average.model, "best")
+        session.stop_if_asked()
+    return matrix, []
 
 
 def show_epoch(events: Events, state: TrainState, source: DataSource, runtime: Runtime) -> None:
@@ -228,23 +270,34 @@ def mean_iu(matrix: Int64[torch.Tensor, "k k"], names: Sequence[str]) -> float:
     return Scores.from_confusion(matrix, names).mean_iu
 
 
-def validate(model: FCN, source: DataSource, runtime: Runtime, interrupt: Interrupt) -> Int64[torch.Tensor, "k k"]:
-    """Return the histogram [truth, prediction] of a network in training on ``val``, whose images the ranks share.
+def validate(session: Session, source: DataSource) -> Int64[torch.Tensor, "k k"]:
+    """Return the histogram [truth, prediction] of the averaged network on ``val``, whose images the ranks share.
 
     It ends early when a signal comes.
+
+    Raises:
+        DataError: An image cannot be read, or is too large for the memory.
     """
+    model, log, runtime, interrupt = session.state.average.model, session.log, session.runtime, session.interrupt
     samples = source.dataset("val")
     mine = takewhile(lambda _: not interrupt.number, range(runtime.rank, len(samples), runtime.ranks))
-    return runtime.summed(confusion(Predictor(model, device=runtime.device), (samples[index] for index in mine)))
+    try:
+        matrix = confusion(Predictor(model, device=runtime.device), (samples[index] for index in mine))
+    except DataError as error:
+        raise DataError(
+            f"{error}; or do without scores of the val split: evaluations: 0 in {log.run / CONFIG}, and then "
+            f"{resuming(log.run)}"
+        ) from error
+    return runtime.summed(matrix)
 
 
-def summary(result: TrainResult, best: Int64[torch.Tensor, "k k"] | None) -> dict[str, Any]:
+def summary(result: TrainResult) -> dict[str, Any]:
     """Return what a run writes at its end, in plain values."""
     return {
         "seconds": result.seconds,
         "epochs": result.epochs,
         "scores": result.scores.to_dict() if result.scores else None,
-        "confusion": None if best is None else best.tolist(),
+        "confusion": result.scores.confusion.tolist() if result.scores else None,
     }
 
 
@@ -252,6 +305,7 @@ def finished(log: RunLog, source: DataSource) -> TrainResult | None:
     """Return what a finished run ended with; None where it is not finished."""
     if not (log.folder / SUMMARY).is_file():
         return None
+    log.clear()
     summary = json.loads((log.folder / SUMMARY).read_text())
     matrix = summary["confusion"]
     scores = Scores.from_confusion(torch.tensor(matrix), source.labels.names) if matrix else None

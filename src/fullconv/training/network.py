@@ -12,9 +12,10 @@ from ..errors import FullconvError, UsageError
 from ..files import Bands, ImageFile
 from ..inference import model_folder
 from ..models import FCN, ModelConfig, StartReport, start_from
+from ..models.build import check_scaled_skips
 from .config import TrainConfig, changed
 from .feed import input_scale
-from .progress import TrainingProgress
+from .progress import say
 from .runlog import TRANSPLANT, RunLog
 from .words import taken_over
 
@@ -59,6 +60,7 @@ def build_model(config: TrainConfig, source: DataSource) -> FCN:
         value_range=image.value_range if isinstance(image, Bands) else None,
         normalisation=normalisation,
     )
+    check_scaled_skips(model_config)
     model = FCN.from_config(model_config, section.trunk_weights, labels)
     if section.recompute:
         model.trunk.save_memory()
@@ -67,7 +69,7 @@ def build_model(config: TrainConfig, source: DataSource) -> FCN:
     return model
 
 
-def started(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = False) -> FCN:
+def starting_network(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = False) -> FCN:
     """Return the network to train, and leave a report of what it took over from ``model.init``.
 
     Where the files are gone that it started from, but a checkpoint is there, it comes without their weights.
@@ -84,7 +86,7 @@ def started(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool
         return model
     if report is not None:
         log.write_json(TRANSPLANT, {"from": config.model.init} | asdict(report))
-        TrainingProgress(0, quiet=quiet or not log.writes).say(*taken_over(report, str(config.model.init)))
+        say(*taken_over(report, str(config.model.init)), quiet=quiet)
     return model
 
 

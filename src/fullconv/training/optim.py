@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,8 @@ def parameter_groups(model: FCN, optim: OptimSection) -> list[dict[str, Any]]:
 
     What is frozen, the trunk or upsampling, has no group.
 
-    Source: section 3 of the specification (bias × 2 without decay).
+    Source: Long, Shelhamer & Darrell 2015, section 4.3 (twice the rate for biases); its reference implementation (which
+    do not decay).
     """
     factors = trunk_factors(model, optim)
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
@@ -131,11 +132,10 @@ def class_weights(pixels: Int64[torch.Tensor, "k"], balance: float) -> Float[tor
     return torch.where(counts > 0, (median / counts.clamp(min=1)) ** balance, 1.0)
 
 
-def build_schedule(
-    optimiser: torch.optim.Optimizer, optim: OptimSection, steps: int
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """Return the schedule that :func:`rate_factor` describes, over ``steps`` steps."""
-    return torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: rate_factor(optim, min(step, steps - 1), steps))
+def set_rates(optimiser: torch.optim.Optimizer, rates: Sequence[float], factor: float) -> None:
+    """Let every group of an optimiser learn at its own rate times a factor."""
+    for group, rate in zip(optimiser.param_groups, rates, strict=True):
+        group["lr"] = rate * factor
 
 
 class WeightAverage:
@@ -160,11 +160,8 @@ class WeightAverage:
             return
         self.steps += 1
         weight = 1 - min(self.decay, self.steps / (self.steps + 9))
-        for mine, theirs in self._pairs():
+        for mine, theirs in zip(self.model.state_dict().values(), self._source.state_dict().values(), strict=True):
             if mine.is_floating_point():
                 mine.lerp_(whole(theirs), weight)
             else:
                 mine.copy_(theirs)
-
-    def _pairs(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        yield from zip(self.model.state_dict().values(), self._source.state_dict().values(), strict=True)

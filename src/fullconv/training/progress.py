@@ -16,14 +16,26 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from .runtime import is_first
 from .state import TrainState
 
 SILENCE = 10
 """Seconds between two lines where there is no terminal."""
 
 
+def say(*lines: str, quiet: bool) -> None:
+    """Print lines where there is no bar, on the standard error stream of the first rank."""
+    console = _console(quiet)
+    for line in lines:
+        console.print(line, markup=False)
+
+
+def _console(quiet: bool) -> Console:
+    return Console(file=sys.stderr, quiet=quiet or not is_first(), highlight=False, soft_wrap=True)
+
+
 class TrainingProgress:
-    """Reports steps, epochs and scores, on the standard error stream.
+    """Reports steps, epochs and scores, on the standard error stream of the first rank.
 
     Args:
         steps: Number of steps of the whole run.
@@ -32,7 +44,7 @@ class TrainingProgress:
     """
 
     def __init__(self, steps: int, *, done: int = 0, quiet: bool = False) -> None:
-        self._console = Console(file=sys.stderr, quiet=quiet, highlight=False, soft_wrap=True)
+        self._console = _console(quiet)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._steps = steps
@@ -91,28 +103,3 @@ class TrainingProgress:
 def _score(state: TrainState) -> str:
     scored = [record["mean_iu"] for record in state.records if "mean_iu" in record]
     return f"  mean IU {scored[-1]:.3f}" if scored else ""
-
-
-class Clock:
-    """Time spent on a run, also by the processes before this one.
-
-    Attributes:
-        past: Seconds before this process.
-    """
-
-    def __init__(self) -> None:
-        self.past = 0.0
-        self._start = self._kept = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds spent so far."""
-        return self.past + time.monotonic() - self._start
-
-    def due(self, minutes: float) -> bool:
-        """Return whether that much time has passed since the state was last kept, or since the start."""
-        return time.monotonic() - self._kept >= 60 * minutes
-
-    def kept(self) -> None:
-        """Note that the state was kept."""
-        self._kept = time.monotonic()

@@ -10,10 +10,10 @@ from ..data import DataSource
 from ..errors import NotFinite, UsageError
 from ..files.atomic import write_atomically
 from .config import TrainConfig, all_settings
-from .feed import build_feed
+from .feed import build_feed, naming_dead_workers
 from .interrupt import Interrupt, leaving_passes
-from .network import class_pixels, started
-from .optim import build_optimiser
+from .network import class_pixels, starting_network
+from .optim import build_optimiser, set_rates
 from .run import asked, opened
 from .runlog import RunLog
 from .runtime import Runtime
@@ -74,7 +74,8 @@ def find_rate(
         raise UsageError("--find-lr tests the rate of one stage: give a recipe without stages, and no --time")
     figure = _figure()
     source, log = opened(data), RunLog.new(out)
-    found = range_test(source, config, log, steps)
+    with naming_dead_workers():
+        found = range_test(source, config, log, steps)
     log.write_json("find-lr.json", asdict(found))
     if log.writes:
         _draw(figure, found, config.optim.rate)
@@ -84,7 +85,7 @@ def find_rate(
 
 def range_test(source: DataSource, config: TrainConfig, log: RunLog, steps: int) -> RateTest:
     """Return the losses of steps at growing rates, up to where the loss explodes."""
-    model, runtime = started(source, config, log), Runtime(config.optim.precision)
+    model, runtime = starting_network(source, config, log), Runtime(config.optim.precision)
     runtime.prepare(model, config.optim.batch_norm)
     objective = Objective.of(class_pixels(source), config, runtime)
     optimiser = build_optimiser(model, config.optim)
@@ -94,8 +95,7 @@ def range_test(source: DataSource, config: TrainConfig, log: RunLog, steps: int)
     with leaving_passes(model, Interrupt()):
         for place, batches in zip(range(steps), feed.endless(), strict=False):
             factor = SPAN ** (2 * place / max(1, steps - 1) - 1)
-            for group, rate in zip(optimiser.param_groups, own, strict=True):
-                group["lr"] = rate * factor
+            set_rates(optimiser, own, factor)
             try:
                 losses.append(train_step(model, batches, optimiser, objective))
             except NotFinite:  # The end of the test, not an error.

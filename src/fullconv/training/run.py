@@ -12,9 +12,8 @@ from ..models.folder import read_config
 from .budget import as_chosen, fitted
 from .config import TrainConfig, all_settings, changed, load_config, recipe_names
 from .events import summary_writer
-from .feed import resolved
+from .feed import naming_dead_workers, resolved
 from .loop import TrainResult, finished, fit
-from .network import started
 from .runlog import RunLog, is_run, with_absolute_paths
 from .runtime import Runtime, is_restarted
 from .stages import check_networks, fit_stages, stage_configs
@@ -76,10 +75,10 @@ def train(
         return _run_again(data, config, kept, RunLog(out), quiet)
     source, log = opened(data), RunLog.new(out)
     # What is wrong with a network or with what it would be fed is said before there is a run.
-    kept = _remembered(config, source)
+    remembered = _remembered(config, source)
     check_networks(source, config)
     with log.held():
-        log.start(kept, None if isinstance(data, DataSource) else data)
+        log.start(remembered, None if isinstance(data, DataSource) else data)
         return _run(source, config, log, quiet)
 
 
@@ -137,13 +136,15 @@ def _check_stages(config: TrainConfig, changes: Mapping[str, Any]) -> None:
 
 
 def _remembered(config: TrainConfig, source: DataSource) -> TrainConfig:
-    """Return what a run is to remember: what ``auto`` stands for, unless stages do so, or a time is yet to choose.
+    """Check how the stages are fed, and return what a run is to remember.
+
+    That is what ``auto`` stands for, unless stages have it in theirs, or a time is yet to choose.
 
     Raises:
         UsageError: The ranks cannot share the steps of a stage, or TensorBoard is asked for and not installed.
     """
     runtime = Runtime(config.optim.precision)
-    stages = [resolved(stage, source, runtime.rank, runtime.ranks) for stage in stage_configs(config) or [config]]
+    stages = [resolved(stage, source, runtime.rank, runtime.ranks) for stage in stage_configs(config)]
     if any(stage.tensorboard for stage in stages):
         summary_writer()
     return config if config.stages or config.minutes is not None else stages[0]
@@ -163,9 +164,10 @@ def opened(data: str | Path | DataSource) -> DataSource:
 def _run(source: DataSource, config: TrainConfig, log: RunLog, quiet: bool) -> TrainResult:
     if result := finished(log, source):
         return result
-    if config.minutes is not None:
-        config = fitted(config, source, config.minutes, log.folder, quiet=quiet)
-        log.remember(_remembered(config, source))
-    if config.stages:
-        return fit_stages(source, config, log, quiet=quiet)
-    return fit(started(source, config, log, quiet=quiet), source, config, log, quiet=quiet)
+    with naming_dead_workers():
+        if config.minutes is not None:
+            config = fitted(config, source, config.minutes, log.folder, quiet=quiet)
+            log.remember(_remembered(config, source))
+        if config.stages:
+            return fit_stages(source, config, log, quiet=quiet)
+        return fit(source, config, log, quiet=quiet)

@@ -1,14 +1,16 @@
-"""What a run leaves behind besides weights: its configuration, environment, log and summary."""
+"""The run folder: what is in it, and who may write there."""
 
 import csv
 import io
 import json
 import os
 import platform
+import shlex
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +28,7 @@ from .checkpoint import GO_ON, Checkpoint, Checkpoints
 from .config import FILES, TrainConfig, changed, load_config
 from .runtime import is_first
 
-CONFIG, SUMMARY = "config.yaml", "summary.json"
-ENVIRONMENT, TRANSPLANT = "env.json", "transplant.json"
-"""What may be there without ``config.yaml``: left of a run, or of a search for a rate, that was killed as it began."""
+CONFIG, SUMMARY, ENVIRONMENT, TRANSPLANT = "config.yaml", "summary.json", "env.json", "transplant.json"
 
 COLUMNS = ("epoch", "loss", "pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu", "seconds")
 
@@ -67,6 +67,12 @@ class RunLog:
                 f"{log.folder}: cannot be written ({there} is no folder, or not yours to write); choose another --out"
             )
         inside = log.folder.iterdir() if there == log.folder else ()
+        if is_run(folder) and not (log.folder / SUMMARY).is_file():
+            raise UsageError(
+                f"{log.folder}: holds a run that has not ended; go on with it by {resuming(log.folder)}, or choose "
+                f"another --out"
+            )
+        # Without ``config.yaml`` these are left of a run, or of a search for a rate, that was killed as it began.
         if any(path.name not in (ENVIRONMENT, TRANSPLANT) and path.name[0] != "." for path in inside):
             raise UsageError(f"{log.folder}: already holds files; choose another --out, or remove it first")
         return log
@@ -82,11 +88,18 @@ class RunLog:
         if not is_run(folder):
             raise UsageError(f"{folder}: holds no {CONFIG}, so it is no run to resume; start one with --out")
         if (log.folder / SUMMARY).is_file():
-            raise UsageError(f"{folder}: this run is finished; start another with --out")
+            log.clear()
+            raise UsageError(
+                f"{folder}: this run is finished; start another with --out (from its weights with "
+                f"--set model.init={_quoted(folder)})"
+            )
         return log
 
     def stage(self, folder: Path, config: TrainConfig) -> "RunLog":
-        """Return the log of a stage of this run in a folder inside it: begun, finished, or new."""
+        """Return the log of a stage of this run in a folder inside it: begun, finished, or begun now.
+
+        What a process left there that was killed before it had begun is removed.
+        """
         log = RunLog(folder, self.run)
         if self.writes and not (folder / CONFIG).is_file():
             shutil.rmtree(folder, ignore_errors=True)
@@ -117,8 +130,8 @@ class RunLog:
             raise UsageError(f"{self.folder}: was started from Python on an opened data set; give it again as data")
         if not path.exists():
             raise DataError(
-                f"{path}: the data set of {self.folder} is gone; if it is elsewhere now: fullconv train DATA --resume "
-                f"{self.folder}"
+                f"{path}: the data set of {self.folder} is gone; if it is elsewhere now: "
+                f"{resuming(self.folder, 'DATA ')}"
             )
         return path
 
@@ -177,8 +190,13 @@ class RunLog:
     def finish(self, summary: dict[str, Any]) -> None:
         """Write what the run ended with, after which it cannot be resumed."""
         self.write_json(SUMMARY, summary, GO_ON)
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove what only an unfinished run needs: also where the run was killed as it finished."""
         if self.writes:
-            self.checkpoints.remove()
+            with suppress(OSError):
+                self.checkpoints.remove()
 
     def write_json(self, name: str, record: dict[str, Any], remedy: str = ELSEWHERE) -> None:
         """Write a JSON file into the run folder, whole or not at all."""
@@ -198,6 +216,15 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
 
     own = absolute({name: getattr(config.model, name.removeprefix("model.")) for name in FILES})
     return changed(config, own | {"stages": tuple(stage | absolute(stage) for stage in config.stages)})
+
+
+def resuming(folder: Path, data: str = "") -> str:
+    """Return the command that goes on with a run."""
+    return f"fullconv train {data}--resume {_quoted(folder)}"
+
+
+def _quoted(path: str | Path) -> str:
+    return subprocess.list2cmdline([str(path)]) if os.name == "nt" else shlex.quote(str(path))
 
 
 def is_run(folder: str | Path) -> bool:

@@ -63,6 +63,9 @@ class Runtime:
             for layer in model.modules():
                 if isinstance(layer, nn.BatchNorm2d):
                     layer.forward = functools.partial(_synchronised, layer)  # type: ignore[method-assign]
+        for layer in model.modules():
+            if type(layer) is nn.ReLU6 and layer.inplace:
+                layer.forward = functools.partial(_relu6, layer)  # type: ignore[method-assign]
         if self.precision == "bf16" and self.device.type == "cpu":
             for layer in model.modules():
                 if isinstance(layer, nn.Conv2d) and _is_fully_connected(layer):
@@ -224,8 +227,19 @@ def is_first() -> bool:
 
 
 def is_restarted() -> bool:
-    """Return whether ``torchrun`` started this process again after one had failed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    """Return whether ``torchrun`` started the ranks again after one had failed; all ranks must ask for it.
+
+    Machines count restarts each for itself, and one may not have counted this one.
+    """
+    return Runtime().largest(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))) > 0
+
+
+def leave(code: int) -> None:
+    """End a rank that failed at once, where the clean end would wait for the others, who wait for this one: NCCL's."""
+    if dist.is_available() and dist.is_initialized() and dist.get_backend() == "nccl":
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def _several() -> bool:
@@ -251,7 +265,9 @@ def _joined() -> tuple[int, int]:
             if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
                 restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
                 store = dist.PrefixStore(f"restart {restarts}", store)  # type: ignore[attr-defined]
-            dist.init_process_group("nccl" if gpu else "gloo", store=store, rank=rank, world_size=ranks)
+            device = torch.device("cuda", local) if gpu else None
+            backend = "nccl" if gpu else "gloo"
+            dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, device_id=device)
         # Its threads must end before the process does, or C++ may abort it after all is done (seen with gloo).
         atexit.register(dist.destroy_process_group)
     return dist.get_rank(), dist.get_world_size()
@@ -308,6 +324,30 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Tensor:
         return _added(gradient)
+
+
+def _relu6(layer: nn.ReLU6, x: Tensor) -> Tensor:
+    output: Tensor = _Relu6.apply(x) if x.requires_grad else type(layer).forward(layer, x)
+    return output
+
+
+class _Relu6(torch.autograd.Function):
+    """ReLU6 in place, whose gradient needs only its result, which the next layer keeps anyway.
+
+    Torch's keeps a copy of what it was given: of EfficientNet-Lite0 on eight crops of 384×384, 1.87 GB, not 1.48 GB.
+    """
+
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        context.mark_dirty(x.clamp_(0, 6))
+        context.save_for_backward(x)
+        return x
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        (result,) = context.saved_tensors
+        before: Tensor = torch.ops.aten.hardtanh_backward(gradient, result, 0, 6)
+        return before
 
 
 def _is_fully_connected(layer: nn.Conv2d) -> bool:

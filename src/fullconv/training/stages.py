@@ -1,24 +1,28 @@
 """Stages: a recipe such as FCN-32s → 16s → 8s as one run, each stage starting from the weights of the one before."""
 
-import json
+from dataclasses import replace
 
 from ..data import DataSource
 from ..errors import UsageError
 from ..models import FCN
 from .config import TrainConfig, changed
 from .feed import resolved
-from .loop import TrainResult, finished, fit
-from .network import built, started
-from .runlog import SUMMARY, RunLog
+from .loop import TrainResult, finished, fit, summary
+from .network import built
+from .runlog import RunLog
 
 
 def stage_configs(config: TrainConfig) -> list[TrainConfig]:
-    """Return the configuration of every stage; a later one that names no ``model.init`` goes on from the one before.
+    """Return the configuration of every stage, or of a run without stages its own.
+
+    A later stage that names no ``model.init`` goes on from the one before.
 
     Raises:
         UsageError: A stage has an unknown setting, a wrong value, what only a whole run can have, or what the stage
             before decides.
     """
+    if not config.stages:
+        return [config]
     configs = list[TrainConfig]()
     for number, changes in enumerate(config.stages, start=1):
         if wrong := {"stages", "minutes", "recipe"} & changes.keys():
@@ -61,13 +65,14 @@ def fit_stages(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: b
         stage_log = log.stage(folder, resolved(stage, source))
         result = finished(stage_log, source)
         if result is None:
-            result = fit(started(source, stage, stage_log, quiet=quiet), source, stage, stage_log, quiet=quiet)
+            result = fit(source, stage, stage_log, quiet=quiet)
         seconds, epochs = seconds + result.seconds, epochs + result.epochs
     assert result is not None
     for name in ("best", "last"):
         log.save(FCN.from_pretrained(result.run / name), name)
-    log.finish(json.loads((result.run / SUMMARY).read_text()) | {"seconds": seconds, "epochs": epochs})
-    return TrainResult(log.folder, result.scores, epochs, seconds)
+    whole = replace(result, run=log.folder, epochs=epochs, seconds=seconds)
+    log.finish(summary(whole))
+    return whole
 
 
 def check_networks(source: DataSource, config: TrainConfig) -> None:
@@ -77,5 +82,5 @@ def check_networks(source: DataSource, config: TrainConfig) -> None:
         UsageError: One cannot be built.
         ModelError: A weight file or a model to start from cannot be used.
     """
-    for stage in stage_configs(config) or [config]:
+    for stage in stage_configs(config):
         built(source, stage)

@@ -11,13 +11,12 @@ from ..errors import ModelError, NotFinite
 from ..models import FCN
 from .checkpoint import Checkpoint, Checkpoints
 from .config import TrainConfig
-from .optim import WeightAverage, build_optimiser, build_schedule
+from .optim import WeightAverage, build_optimiser, rate_factor, set_rates
 from .runtime import Runtime, shared, whole
-from .words import dead_scores
 
 
 class TrainState:
-    """Weights, optimiser, schedule, and how far the run has come. Chance needs no keeping: see ``Runtime.seed``.
+    """Weights, optimiser with its rates, and how far the run has come. Chance needs no keeping: see ``Runtime.seed``.
 
     Args:
         model: The network, already where it trains; shared out among the ranks if that is asked for.
@@ -43,8 +42,10 @@ class TrainState:
         if sharded:
             runtime.shard(model)
         self.optimiser = build_optimiser(model, config.optim)
-        self.schedule = build_schedule(self.optimiser, config.optim, self.steps)
+        self._optim = config.optim
+        self._rates = [group["lr"] for group in self.optimiser.param_groups]
         self.step = 0
+        self._set_rates()
         self.losses: list[float] = []
         self.best: Tensor | None = None
         self.records: list[dict[str, Any]] = []
@@ -82,9 +83,9 @@ class TrainState:
     def advance(self, loss: float) -> None:
         """Count a step that was taken."""
         self._dead = None
-        self.schedule.step()
         self.average.update()
         self.step += 1
+        self._set_rates()
         self.losses.append(loss)
 
     def close_epoch(self, record: dict[str, Any]) -> None:
@@ -124,8 +125,11 @@ class TrainState:
             "steps": [self.steps, self.steps_an_epoch],
             "pieces": self._runtime.of_each(self._runtime.pieces),
         }
-        # By name: ranks gather their shares in one order, whatever the order in which a checkpoint was read.
-        gathered = {name: whole(tensors[name].detach()).cpu() for name in sorted(tensors)}
+        gathered = {}
+        for name in sorted(tensors):  # Ranks gather their shares in one order, whatever that of a checkpoint read.
+            tensor = whole(tensors[name].detach())
+            if self._runtime.rank == 0 or "running_" in name:  # All else is the first's, who writes it.
+                gathered[name] = tensor.cpu()
         weights = (tensor for name, tensor in gathered.items() if not name.startswith("optimiser."))
         check_weights(weights, self._runtime)
         return Checkpoint(self.step, gathered, facts)
@@ -144,35 +148,32 @@ class TrainState:
         self.restore(checkpoint)
         return float(checkpoint.facts["seconds"])
 
+    def _check_same_run(self, facts: dict[str, Any]) -> None:
+        theirs, ours = facts["optimiser"], type(self.optimiser).__name__
+        others = {*facts["trained"]} ^ {*self._trained}
+        if facts["classes"] != self._classes:
+            seen = "on other classes; resume it on its own data set"
+        elif theirs != ours:
+            seen = f"with {theirs}, not {ours}; put optim.optimiser back"
+        elif others:
+            seen = f"that trained other weights (not {min(others)} in both); put the settings back"
+        elif facts["steps"] != [self.steps, self.steps_an_epoch]:
+            seen = "of {} steps, {} an epoch; the data set or the settings have changed since: put them back"
+            seen = seen.format(*facts["steps"])
+        else:
+            return
+        raise ModelError(
+            f"the checkpoint is of a run {seen}, or start another run from this one's weights (model.init)"
+        )
+
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take on the state of a checkpoint of the same run.
 
         Raises:
-            ModelError: It is of another run: other weights, classes, or optimiser, or another number of steps.
+            ModelError: It is of another run: other weights, or others trained, classes, optimiser, or number of steps.
         """
+        self._check_same_run(checkpoint.facts)
         groups = _grouped(checkpoint.tensors)
-        if checkpoint.facts["classes"] != self._classes:
-            raise ModelError(
-                "the checkpoint is of a run on other classes: resume it on its own data set, or start another run from "
-                "this one's weights (model.init)"
-            )
-        theirs, ours = checkpoint.facts["optimiser"], type(self.optimiser).__name__
-        if theirs != ours:
-            raise ModelError(
-                f"the checkpoint is of a run with {theirs}, not {ours}; "
-                f"put optim.optimiser back, or start another run from this one's weights (model.init)"
-            )
-        if others := {*checkpoint.facts["trained"]} ^ {*self._trained}:
-            raise ModelError(
-                f"the checkpoint is of a run that trained other weights (not {min(others)} in both); put the settings "
-                f"back, or start another run from this one's weights (model.init)"
-            )
-        if checkpoint.facts["steps"] != [self.steps, self.steps_an_epoch]:
-            seen = "{} steps, {} an epoch".format(*checkpoint.facts["steps"])
-            raise ModelError(
-                f"the checkpoint is of a run of {seen}; the data set or the settings have changed since: put them "
-                f"back, or start another run from this one's weights (model.init)"
-            )
         try:
             own = self.model.state_dict()
             self.model.load_state_dict({name: shared(kept, own[name]) for name, kept in groups["model"].items()})
@@ -189,10 +190,11 @@ class TrainState:
         pieces = checkpoint.facts["pieces"]
         runtime = self._runtime
         runtime.pieces = pieces[runtime.rank] if len(pieces) == runtime.ranks else max(pieces)
-        self.schedule.last_epoch = checkpoint.step
-        factor = self.schedule.lr_lambdas[0](self.step)
-        for group, rate in zip(self.optimiser.param_groups, self.schedule.base_lrs, strict=True):
-            group["lr"] = rate * factor
+        self._set_rates()
+
+    def _set_rates(self) -> None:
+        """Let the next step have the rates of its place in the run."""
+        set_rates(self.optimiser, self._rates, rate_factor(self._optim, min(self.step, self.steps - 1), self.steps))
 
     def _restore_optimiser(self, kept: dict[str, Tensor]) -> None:
         names = {parameter: name for name, parameter in self.model.named_parameters()}
@@ -234,3 +236,20 @@ def check_weights(tensors: Iterable[Tensor], runtime: Runtime) -> None:
     norm = float(torch.nn.utils.get_total_norm([tensor for tensor in tensors if tensor.is_floating_point()]))
     if runtime.largest(not math.isfinite(norm)):
         raise NotFinite("the norm of the weights is not finite, and they were not written: lower optim.rate")
+
+
+def dead_scores(model: FCN) -> list[str]:
+    """Return a warning where the last step's gradients of all score layers of a task are zero: of their weights.
+
+    Biases learn what is frequent even where all features are zero.
+    """
+    lines = []
+    for task, head in model.heads.items():
+        weights = [p for name, p in head.named_parameters() if name.startswith("score.") and name.endswith(".weight")]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        if gradients and not any(bool(whole(gradient).any()) for gradient in gradients):
+            lines.append(
+                f"warning: the scores of {task} get no gradient: is everything ignored, or are all features zero, the "
+                f"rate being too high?"
+            )
+    return lines

@@ -11,7 +11,7 @@ from torch import nn
 
 from ..data import Batch
 from ..errors import NotFinite, UsageError
-from ..losses import Upsampling, labelled, upsampled_cross_entropy, upsampled_soft_jaccard
+from ..losses import Upsampling, every_nth, mean_divisor, upsampled_cross_entropy, upsampled_soft_jaccard
 from ..models import FCN
 from .config import OptimSection, TrainConfig
 from .interrupt import Abandoned
@@ -93,23 +93,24 @@ class StepSize:
     """How much a step sees, on all ranks.
 
     Attributes:
-        pixels: Labelled pixels of each task, by which its loss is divided; 1 where losses are summed.
+        divisors: What each task's summed loss is divided by: the class weights of its labelled pixels together; 1 where
+            losses are summed.
         images: Number of images.
     """
 
-    pixels: Mapping[str, float]
+    divisors: Mapping[str, float]
     images: float
 
 
 def step_size(batches: Sequence[Batch], objective: Objective) -> StepSize:
     """Return by what the losses of a step's images are divided; all ranks must ask for it."""
-    optim, runtime, pixels = objective.config.optim, objective.runtime, dict.fromkeys(objective.class_weights, 1.0)
+    optim, runtime, divisors = objective.config.optim, objective.runtime, dict.fromkeys(objective.class_weights, 1.0)
     if optim.loss == "mean":
         for task, weights in objective.class_weights.items():
-            targets = [thinned(batch.of_task(task), optim.loss_stride) for batch in batches]
-            counts = [labelled(target, batches[0].ignore_index, weights.cpu()) for target in targets]
-            pixels[task] = max(1e-12, runtime.total(sum(counts)))
-    return StepSize(pixels, runtime.total(float(sum(len(batch.stems) for batch in batches))))
+            targets = [every_nth(batch.of_task(task), optim.loss_stride) for batch in batches]
+            counts = [mean_divisor(target, batches[0].ignore_index, weights.cpu()) for target in targets]
+            divisors[task] = max(1e-12, runtime.total(sum(counts)))
+    return StepSize(divisors, runtime.total(float(sum(len(batch.stems) for batch in batches))))
 
 
 def accumulate_gradients(model: FCN, batches: Sequence[Batch], size: StepSize, objective: Objective) -> list[float]:
@@ -119,23 +120,23 @@ def accumulate_gradients(model: FCN, batches: Sequence[Batch], size: StepSize, o
     for batch in batches:
         with runtime.autocast():
             outputs = model.coarse(runtime.place(batch.images))
-        parts = []
+        terms = []
         for task, (scores, upsampling) in outputs.items():
             target, scores = runtime.place(batch.of_task(task)), scores.float()
             cross_entropy = upsampled_cross_entropy(
                 scores,
                 upsampling.every(optim.loss_stride),
-                thinned(target, optim.loss_stride),
+                every_nth(target, optim.loss_stride),
                 ignore_index=batch.ignore_index,
                 reduction="sum",
                 label_smoothing=optim.label_smoothing,
                 class_weights=objective.class_weights[task],
             )
-            parts.append(cross_entropy / size.pixels[task])
+            terms.append(cross_entropy / size.divisors[task])
             if optim.jaccard:
                 share = optim.jaccard * len(batch.stems) / size.images
-                parts.append(share * jaccard_of_some(scores, upsampling, target, batch.ignore_index))
-        loss = torch.stack(parts).sum()
+                terms.append(share * jaccard_of_some(scores, upsampling, target, batch.ignore_index))
+        loss = torch.stack(terms).sum()
         # To compute forwards again is not to count again.
         restore = remembered_statistics(model) if config.model.recompute else None
         loss.backward()  # type: ignore[no-untyped-call]
@@ -150,12 +151,7 @@ def jaccard_of_some(
 ) -> Float[torch.Tensor, ""]:
     """Return the soft Jaccard loss of upsampled scores at each fourth row and column."""
     every = math.gcd(EVERY, upsampling.factor)
-    return upsampled_soft_jaccard(scores, upsampling.every(every), thinned(target, every), ignored)
-
-
-def thinned(target: Int64[torch.Tensor, "n h w"], every: int) -> Int64[torch.Tensor, "n H W"]:
-    """Return each so-manieth row and column, from the middle of the first few: those of :meth:`Upsampling.every`."""
-    return target[:, every // 2 :: every, every // 2 :: every]
+    return upsampled_soft_jaccard(scores, upsampling.every(every), every_nth(target, every), ignored)
 
 
 def set_training(model: FCN, optim: OptimSection) -> None:

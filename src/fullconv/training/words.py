@@ -22,22 +22,37 @@ from .feed import (
     mean_area,
     median_side,
 )
-from .runtime import Runtime, whole
+from .runtime import Runtime
+
+MANY_CROPS = 16
+"""Crops that an image has room for, above which patches are mentioned."""
 
 PATIENCE = 3
 """Evaluations in a row with one class predicted everywhere before it is mentioned."""
 
 
-def describe(model: FCN, source: DataSource, feed: Feed, config: TrainConfig, runtime: Runtime) -> list[str]:
-    """Return lines that say what is about to happen, and the reason of everything that was derived from the data."""
+def describe(
+    model: FCN, source: DataSource, feed: Feed, config: TrainConfig, runtime: Runtime, *, begun: bool = False
+) -> list[str]:
+    """Return lines that say what is about to happen, and the reason of everything that was derived from the data.
+
+    ``begun`` leaves out what a run starts from.
+    """
     data, things = config.data, "images" if config.data.patches == "none" else "patches"
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    val = len(source.splits.get("val", ()))
+    scored = f"{val} images of the val split to score"
+    if not feed.evaluations:
+        scored = f"{'the val split is not scored' if val else 'no val split'}: the last weights will be the best"
     derived = f" ({PASSES} / √{feed.samples} passes, at least {FEWEST}, at most {MOST})"
-    why, step = derived if config.epochs == "auto" else "", feed.batches.step
+    why, step = derived if config.epochs == "auto" else "", feed.batches.images_a_step
     lines = [
         f"{config.model.trunk}, FCN-{config.model.finest_stride}s, {parameters / 1e6:.1f} M parameters, on {runtime}",
+        f"{source.labels.num_classes} classes; {scored}",
         f"{feed.epochs:g} epochs of {feed.samples} {things}{why}, {feed.steps_an_epoch} steps of {step} an epoch",
     ]
+    if config.model.trunk_weights is None and config.model.init is None and not begun:
+        lines.insert(1, "the trunk starts from random weights: --trunk-weights takes a file, or imagenet (a download)")
     if model.input_scale != 1:
         why = f": median shorter side {median_side(source)}, to about {LARGE_ENOUGH}, at most {LARGEST_SCALE} times"
         chosen = why if config.model.input_scale == "auto" else ""
@@ -47,6 +62,12 @@ def describe(model: FCN, source: DataSource, feed: Feed, config: TrainConfig, ru
     else:
         why = f": the median shorter side as seen, up to a multiple of {MULTIPLE}, {LARGEST_CROP} at most"
         lines.append(f"crops of {feed.crop[0]}×{feed.crop[1]}{why if data.crop == 'auto' else ''}")
+        room = mean_area(source) * model.input_scale**2 / math.prod(feed.crop)
+        if config.data.patches == "none" and room > MANY_CROPS:
+            lines.append(
+                f"an image has room for {room:.0f} crops and gives one an epoch: data.patches=uniform draws as many as "
+                f"there is room for"
+            )
     area = math.prod(feed.crop) if feed.crop else mean_area(source)
     return [*lines, rate_in_words(config.optim, step * area * data.keep / config.optim.loss_stride**2)]
 
@@ -66,8 +87,6 @@ def rate_in_words(optim: OptimSection, pixels: float) -> str:
     Args:
         optim: The section.
         pixels: Pixels of a step whose loss is taken.
-
-    Source: section 3 of the specification.
 
     >>> rate_in_words(OptimSection(optimiser="sgd", rate=1e-10, momentum=0.99, loss="sum", weight_decay=5e-4), 180_000)
     'rate 1e-10 (weight_decay 0.0005) on the summed loss, as 1.8e-05 (weight_decay 2.8e-09) on the mean over about \
@@ -137,20 +156,3 @@ def one_class_only(records: Sequence[dict[str, Any]], names: Sequence[str]) -> l
         f"warning: every pixel was predicted as {names[predicted[0][0]]} in the last {PATIENCE} evaluations: "
         f"try optim.balance=0.5, a lower optim.rate, or look at the masks with fullconv check"
     ]
-
-
-def dead_scores(model: FCN) -> list[str]:
-    """Return a warning where the last step's gradients of all score layers of a task are zero: of their weights.
-
-    Biases learn what is frequent even where all features are zero.
-    """
-    lines = []
-    for task, head in model.heads.items():
-        weights = [p for name, p in head.named_parameters() if name.startswith("score.") and name.endswith(".weight")]
-        gradients = [weight.grad for weight in weights if weight.grad is not None]
-        if gradients and not any(bool(whole(gradient).any()) for gradient in gradients):
-            lines.append(
-                f"warning: the scores of {task} get no gradient: is everything ignored, or are all features zero, the "
-                f"rate being too high?"
-            )
-    return lines

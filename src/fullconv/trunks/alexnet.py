@@ -12,7 +12,7 @@ from .weights import Weights
 def build(name: str, padding: Padding, in_channels: int, weights: Weights, context: Context, dropout: float) -> Trunk:
     """Return an AlexNet trunk: torchvision's single-tower form, with the geometry of the paper's.
 
-    Source: Long, Shelhamer & Darrell 2015, section 4.1; section 2.2 of the specification.
+    Source: Long, Shelhamer & Darrell 2015, section 4.1.
     """
     classifier = classifier_of(name, weights)
     features: nn.Sequential = widen_first_conv(classifier.features, in_channels)

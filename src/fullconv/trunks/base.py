@@ -197,7 +197,7 @@ def repad(module: nn.Module, padding: Padding) -> None:
     Pooling rounds up, as Caffe does. With ``"same"``, windows of odd size are centred as well, by padding half their
     size, so that a feature of stride s has ceil(size / s) pixels. Weights are untouched.
 
-    Source: section 2.5 of the specification.
+    Source: Caffe's ``Pooling`` layer.
     """
     for layer in module.modules():
         if isinstance(layer, nn.MaxPool2d):

@@ -16,7 +16,7 @@ _HALF = Normalisation((127.5,) * 3, (127.5,) * 3)  # torchvision ported these we
 def build(name: str, padding: Padding, in_channels: int, weights: Weights, context: Context, dropout: float) -> Trunk:
     """Return a GoogLeNet trunk without its final average pooling and its auxiliary classifiers.
 
-    Source: Long, Shelhamer & Darrell 2015, section 4.1; section 2.3 of the specification.
+    Source: Long, Shelhamer & Darrell 2015, section 4.1.
     """
     options = {} if weights == DOWNLOAD else {"init_weights": True, "aux_logits": False}
     classifier = classifier_of(name, weights, **options)

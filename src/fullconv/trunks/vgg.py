@@ -14,7 +14,7 @@ from .weights import DOWNLOAD, Weights, load_weights
 def build(name: str, padding: Padding, in_channels: int, weights: Weights, context: Context, dropout: float) -> Trunk:
     """Return a VGG trunk; its taps are the five poolings and fc7 (or the context that replaces it).
 
-    Source: Long, Shelhamer & Darrell 2015, section 4.1; section 2.1 of the specification.
+    Source: Long, Shelhamer & Darrell 2015, section 4.1.
     """
     classifier = classifier_of(name, weights)
     features: nn.Sequential = widen_first_conv(classifier.features, in_channels)

@@ -100,3 +100,13 @@ def test_arrays_are_paired_with_the_usual_endings(tmp_path):
             np.save(tmp_path / folder / f"{stem}{ending}.npy", pixels)
     source = open_dataset(tmp_path)
     assert sorted(record.stem for part in source.splits.values() for record in part) == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", ["train", "Test"])
+def test_a_class_may_be_called_like_a_split(tmp_path, name):
+    """Where there are no images of such a split."""
+    write(tmp_path, "{}", WHOLE["train"])
+    (tmp_path / "masks" / "cat").rename(tmp_path / "masks" / name)
+    source = open_dataset(tmp_path)
+    assert source.labels.names == ("background", *sorted(["bird", name, "dog"]))
+    assert columns(source, next(iter(source.splits))) == ["bird", name, "dog", "background"]

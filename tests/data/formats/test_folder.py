@@ -287,3 +287,33 @@ def test_a_further_task_is_joined_by_the_image_not_by_its_stem(imitation: Write)
     assert any(problem.kind == "missing_mask" for problem in loose.problems)
     with pytest.raises(DataError, match=r"train/images/a.png: has no mask of the task 'surface'; add it"):
         loose.dataset("train")[0]
+
+
+@pytest.mark.parametrize(("train", "val"), [("training", "validation"), ("Train", "Valid"), ("train", "valid")])
+def test_splits_by_other_words(imitation: Write, train: str, val: str) -> None:
+    """As folders that hold both, as folders within both, and as lists."""
+    nested = imitation("ab", folder=f"nested/{train}").parent
+    imitation("c", folder=f"nested/{val}")
+    inside = imitation("abc", folder="inside")
+    for kind in ("images", "masks"):
+        for split, names in ((train, "ab"), (val, "c")):
+            (inside / kind / split).mkdir()
+            for stem in names:
+                (inside / kind / f"{stem}.png").rename(inside / kind / split / f"{stem}.png")
+    listed = imitation("abc", folder="listed", **{f"{train.lower()}_txt": "a\nb", f"{val.lower()}_txt": "c"})
+    for root in (nested, inside, listed):
+        assert stems(open_dataset(root)) == {"train": ["a", "b"], "val": ["c"]}
+
+
+def test_splits_of_a_table_and_of_a_description_by_other_words(imitation: Write) -> None:
+    root = imitation("abc")
+    (root / "dataset.yaml").write_text("splits: {training: [a], Valid: [b], holdout: [c]}")
+    assert stems(open_dataset(root)) == {"train": ["a"], "val": ["b"], "holdout": ["c"]}
+    (root / "dataset.yaml").write_text("splits: {train: [a], val: [b], valid: [c]}")
+    assert stems(open_dataset(root)) == {"train": ["a"], "val": ["b"], "valid": ["c"]}, "two are two"
+    rows = [
+        f"images/{stem}.png,masks/{stem}.png,{split}"
+        for stem, split in zip("abc", ("train", "valid", "Train"), strict=True)
+    ]
+    (root / "table.csv").write_text("\n".join(["image,mask,split", *rows]))
+    assert stems(open_dataset(root / "table.csv")) == {"train": ["a", "c"], "val": ["b"]}

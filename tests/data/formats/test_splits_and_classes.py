@@ -194,3 +194,20 @@ def test_ultralytics_names_that_name_nothing(tmp_path, names):
     (tmp_path / "data.yaml").write_text(yaml.safe_dump({"train": "images", "names": names}))
     text = refused_text(tmp_path)
     assert text == f"{tmp_path / 'data.yaml'}: names is {names!r}; write a list of class names, or a mapping id: name"
+
+
+def test_lists_of_voc_by_other_words(tmp_path):
+    for folder, suffix in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+        for stem in "abc":
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / folder / f"{stem}.{suffix}")
+    (tmp_path / "ImageSets" / "Segmentation").mkdir(parents=True)
+    for name, stems in {"Train": "a", "Validation": "b", "Test": "c"}.items():
+        (tmp_path / "ImageSets" / "Segmentation" / f"{name}.txt").write_text(stems)
+    source = open_dataset(tmp_path)
+    assert {split: [record.stem for record in part] for split, part in source.splits.items()} == {
+        "train": ["a"],
+        "val": ["b"],
+        "test": ["c"],
+    }
+    assert source.records("Validation") == source.records("val")

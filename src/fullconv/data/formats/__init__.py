@@ -11,7 +11,7 @@ from ..channels import with_channels
 from ..classes import ClassEntry, ClassTable, infer_entries
 from ..description import Description, read_description
 from ..problems import Problem, refuse
-from ..source import Contents, DataSource, Record, made_splits
+from ..source import SPLIT_WORDS, Contents, DataSource, Record, made_splits
 from . import (
     ade20k,
     camvid,
@@ -168,7 +168,7 @@ def _described(contents: Contents, description: Description, where: Path | None)
 
 
 def _splits(root: Path, contents: Contents, strict: bool) -> dict[str, tuple[Record, ...]]:
-    splits = contents.splits
+    splits = _well_named(contents.splits)
     if not strict:
         splits = {name: records for name, records in splits.items() if records}
         if not splits:
@@ -181,6 +181,18 @@ def _splits(root: Path, contents: Contents, strict: bool) -> dict[str, tuple[Rec
     if not splits:
         raise DataError(f"{root}: holds no image with a mask; {folder.LAYOUT}")
     return splits
+
+
+def _well_named(splits: dict[str, tuple[Record, ...]]) -> dict[str, tuple[Record, ...]]:
+    """Return splits called ``train``, ``val`` and ``test`` where a list or a table says ``valid`` or the like.
+
+    Where there is one of that name already, others keep theirs.
+    """
+    named: dict[str, tuple[Record, ...]] = {}
+    for name, records in splits.items():
+        word = SPLIT_WORDS.get(name.lower(), name)
+        named[name if word in splits or word in named else word] = records
+    return named
 
 
 def _learned(contents: Contents, table: ClassTable, splits: dict[str, tuple[Record, ...]]) -> list[Problem]:

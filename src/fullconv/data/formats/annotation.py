@@ -11,15 +11,9 @@ from ...errors import DataError
 from ...files.images import IMAGE_SUFFIXES
 from ...files.text import read_text
 from ..classes import ClassEntry
-from ..source import SPLITS
+from ..source import SPLIT_WORDS, SPLITS
 
 BACKGROUND = "background"
-SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training", "trainval"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-"""What splits are called in the names of files → split."""
 
 
 def read_json(path: Path) -> Any:

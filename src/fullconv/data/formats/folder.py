@@ -1,6 +1,6 @@
 """Plain folders: images beside masks, in the layouts people use."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,9 +10,9 @@ from ...files.masks import ClassFiles
 from ...files.pictures import PICTURE_SUFFIXES, picture
 from ..classes import ClassEntry, read_classes
 from ..description import Description
-from ..pairing import Pairs, Stem, files_in, plain_stem, read_stems
+from ..pairing import Pairs, Stem, files_in, plain_stem, read_stems, split_folders, split_lists
 from ..problems import Problem
-from ..source import SPLITS, Contents, Record
+from ..source import SPLIT_WORDS, SPLITS, Contents, Record
 from .annotation import BACKGROUND, with_background
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "img_dir", "photos", "rgb")
@@ -41,10 +41,10 @@ def read(root: Path, description: Description) -> Contents:
     table = root / "classes.txt"
     entries = description.entries() or (read_classes(table) if table.is_file() else None)
     classes = None
-    if folders := _class_folders([masks for _, masks in found.values()]):
+    if folders := _class_folders(found.values()):
         entries = entries or with_background(folders)
         classes = _Classes.of(folders, entries, "dataset.yaml" if description.classes else str(table))
-    lists = dict(description.splits or _lists_in(root))
+    lists = dict(description.splits or {split: path.name for split, path in split_lists(root).items()})
     if "" in found and lists:
         splits = _listed(root, found[""], lists, classes, problems)
     else:
@@ -56,20 +56,13 @@ def places(root: Path, description: Description | None = None) -> dict[str, tupl
     """Return the folders of images and of masks by split: the one split ``""`` where the folders tell none."""
     folders = _image_and_mask_folders(root, description)
     if folders is None:
-        nested = {split: _image_and_mask_folders(root / split, description) for split in SPLITS}
+        nested = {split: _image_and_mask_folders(place, description) for split, place in split_folders(root).items()}
         return {split: found for split, found in nested.items() if found}
-    inside = [split for split in SPLITS if all((folder / split).is_dir() for folder in folders)]
-    if inside and not (description and description.splits) and not _lists_in(root):
-        return {split: (folders[0] / split, folders[1] / split) for split in inside}
+    images, masks = map(split_folders, folders)
+    inside = {split: (images[split], masks[split]) for split in SPLITS if split in images and split in masks}
+    if inside and not (description and description.splits) and not split_lists(root):
+        return inside
     return {"": folders}
-
-
-def _lists_in(root: Path) -> dict[str, str | list[str]]:
-    """Return the lists that lie in a folder; ``trainval`` is the training split where there is no ``train``."""
-    names = {split: f"{split}.txt" for split in SPLITS}
-    if not (root / "train.txt").is_file():
-        names["train"] = "trainval.txt"
-    return {split: name for split, name in names.items() if (root / name).is_file()}
 
 
 def _listed(
@@ -136,20 +129,24 @@ def _mask_stem(images: Path, masks: Path) -> Stem:
     return lambda path: path.stem.removesuffix(best)
 
 
-def _class_folders(places: Sequence[Path]) -> dict[str, Path]:
+def _class_folders(places: Collection[tuple[Path, Path]]) -> dict[str, Path]:
     """Return a folder of every class by name, where mask folders hold a folder for each class and no masks themselves.
 
     The classes are those of all splits: one may lack some.
     """
-    folders = {name: folder for masks in places for name, folder in _folders_in(masks).items()}
-    alone = len(folders) < 2 or any(files_in(masks, MASK_SUFFIXES) for masks in places)
+    folders = {name: folder for place in places for name, folder in _folders_in(*place).items()}
+    alone = len(folders) < 2 or any(files_in(masks, MASK_SUFFIXES) for _, masks in places)
     return {} if alone else dict(sorted(folders.items()))
 
 
-def _folders_in(masks: Path) -> dict[str, Path]:
-    """Return the folders in a folder of masks by name; hidden ones and splits are left out."""
-    folders = {path.name: path for path in masks.iterdir() if path.is_dir()}
-    return {name: path for name, path in folders.items() if name not in SPLITS and not name.startswith(".")}
+def _folders_in(images: Path, masks: Path) -> dict[str, Path]:
+    """Return the folders in a folder of masks by name; hidden ones, and splits of which there are images, are left out.
+
+    A class may be called ``train``.
+    """
+    folders = {path.name: path for path in masks.iterdir() if path.is_dir() and path.name[0] != "."}
+    splits = {name for name in folders if name.lower() in SPLIT_WORDS and (images / name).is_dir()}
+    return {name: path for name, path in folders.items() if name not in splits}
 
 
 class _Classes(NamedTuple):
@@ -183,7 +180,7 @@ class _Classes(NamedTuple):
 
 def _stacked(images: Path, masks: Path, classes: _Classes) -> dict[str, Record]:
     """Return the images that have a mask in some class folder, by stem."""
-    folders = _folders_in(masks)
+    folders = _folders_in(images, masks)
     files = [
         (number, {file.stem: file for file in files_in(folders[name], MASK_SUFFIXES)})
         for name, number in classes.ids.items()

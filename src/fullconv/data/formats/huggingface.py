@@ -9,8 +9,8 @@ from ...errors import DataError
 from ...files.parquet import CellImage, CellMask, open_table
 from ..classes import ClassEntry
 from ..description import Description
-from ..source import Contents, Record
-from .annotation import SPLIT_WORDS, read_json
+from ..source import SPLIT_WORDS, Contents, Record
+from .annotation import read_json
 
 IMAGE_COLUMNS = ("image", "pixel_values", "img", "jpg")
 MASK_COLUMNS = ("mask", "label", "labels", "annotation", "segmentation", "semantic_segmentation", "seg", "png")

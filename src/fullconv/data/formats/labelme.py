@@ -16,8 +16,9 @@ from ...files.shapes import Pixels, Shape, box, circle, polygon
 from ...files.text import read_text
 from ..classes import VOID, ClassEntry
 from ..description import Description
+from ..pairing import split_folders
 from ..problems import Problem
-from ..source import SPLITS, Contents, Record
+from ..source import Contents, Record
 from .annotation import BACKGROUND, Images, begins_with, read_json, stated_size, with_background
 
 LABELS = "labels.txt"
@@ -51,7 +52,7 @@ def read(root: Path, description: Description) -> Contents:
 def _places(root: Path) -> dict[str, Path]:
     if not root.is_dir():
         return {}
-    nested = {split: root / split for split in SPLITS if _files(root / split)}
+    nested = {split: place for split, place in split_folders(root).items() if _files(place)}
     return nested or {"": root}
 
 

@@ -10,7 +10,7 @@ from ...files.text import read_text
 from ..classes import read_classes
 from ..description import Description
 from ..problems import Problem
-from ..source import Contents, Record
+from ..source import SPLIT_WORDS, Contents, Record
 
 
 def recognise(root: Path) -> bool:
@@ -33,6 +33,7 @@ def read(root: Path, description: Description) -> Contents:
     rows = csv.DictReader(read_text(table).splitlines()[1:], _columns(table), skipinitialspace=True)
     for row in rows:
         image, mask, split = ((row.get(key) or "").strip() for key in ("image", "mask", "split"))
+        split = SPLIT_WORDS.get(split.lower(), split)
         if record := _record(table, image, mask, problems):
             splits.setdefault(split, []).append(record)
     if len(splits) > 1 and "" in splits:

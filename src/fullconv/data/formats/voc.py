@@ -5,7 +5,7 @@ from pathlib import Path
 from ..classes import ClassEntry
 from ..description import Description
 from ..labels import voc_palette
-from ..pairing import Pairs, read_stems
+from ..pairing import Pairs, read_stems, split_lists
 from ..source import Contents, Record
 
 NAMES = (
@@ -41,12 +41,7 @@ def listed_splits(root: Path, pairs: Pairs, description: Description) -> dict[st
         }
         return {name: pairs.listed(stems, root / name) for name, stems in lists.items()}
     folder = next((root / name for name in LISTS if any((root / name).glob("*.txt"))), None)
-    files = {name: folder / f"{name}.txt" for name in ("train", "val", "test", "trainval")} if folder else {}
-    found = {name: path for name, path in files.items() if path.is_file()}
-    if "train" in found:
-        found.pop("trainval", None)
-    if "trainval" in found:
-        found["train"] = found.pop("trainval")
+    found = split_lists(folder) if folder else {}
     if not found:
         return {"": pairs.every()}
     return {name: pairs.listed(read_stems(path), path) for name, path in found.items()}
