@@ -23,7 +23,7 @@ from fullconv.data import write_shapes
 from fullconv.errors import DataError, ModelError, UsageError
 from fullconv.inference import Predictor
 from fullconv.models import FCN
-from fullconv.training import budget, loop, run, state
+from fullconv.training import budget, loop, run, runtime, state
 from fullconv.training import step as training_step
 from fullconv.training.checkpoint import Checkpoints
 from fullconv.training.config import load_config
@@ -469,6 +469,18 @@ def test_momenta_go_to_the_weights_that_they_are_of(shapes, tmp_path, monkeypatc
             state.optimiser.state[parameter]["exp_avg"], kept.tensors[f"optimiser.{name}.exp_avg"]
         )
     assert len(names) > 10
+
+
+@pytest.mark.parametrize("layouts", [("contiguous_format", "channels_last"), ("channels_last", "contiguous_format")])
+def test_resumed_on_a_machine_where_weights_lie_otherwise(shapes, tmp_path, monkeypatch, uninterrupted, layouts):
+    """Its sums are in another order, so that it ends near the run that was not stopped."""
+    first, second = (getattr(torch, layout) for layout in layouts)
+    monkeypatch.setattr(runtime, "fastest_layout", lambda *_: first)
+    stopped(monkeypatch, "validate", shapes, tmp_path / "run", settings=TINY, epochs=EPOCHS)
+    monkeypatch.setattr(runtime, "fastest_layout", lambda *_: second)
+    train(resume=tmp_path / "run", quiet=True)
+    for line, twin in zip(digests(tmp_path / "run")[1], uninterrupted[1], strict=True):
+        assert line["loss"] == pytest.approx(twin["loss"], rel=0.01)
 
 
 def test_a_run_without_a_checkpoint_starts_anew(shapes, tmp_path, uninterrupted):

@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from fullconv.errors import UsageError
-from fullconv.training import runtime
+from fullconv.training import kernels, runtime
 from fullconv.training.runtime import Runtime
 
 
 @pytest.fixture
 def layer(monkeypatch):
     """A convolution that counts as one of many weights."""
-    monkeypatch.setattr(runtime, "_MANY_WEIGHTS", 1)
+    monkeypatch.setattr(kernels, "MANY_WEIGHTS", 1)
     torch.manual_seed(0)
     return nn.Conv2d(6, 16, (5, 3))
 
@@ -92,6 +92,18 @@ def test_what_makes_a_step_fast_is_on(monkeypatch):
     Runtime(device="cpu").prepare(network)
     assert called
     assert all(layer.weight.is_contiguous(memory_format=torch.channels_last) for layer in network)
+
+
+@pytest.mark.parametrize(
+    ("capability", "kernel", "groups", "last"),
+    [("AVX2", 3, 1, False), ("AVX2", 1, 1, True), ("AVX2", 3, 4, True), ("AVX512", 3, 1, True)],
+)
+def test_dense_kernels_lie_as_they_are_fastest(monkeypatch, capability, kernel, groups, last):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    network = nn.Sequential(nn.Conv2d(4, 8, kernel, groups=groups))
+    network.register_buffer("map", torch.zeros(1, 4, 5, 6))
+    Runtime(device="cpu").prepare(network)
+    assert network.map.is_contiguous(memory_format=torch.channels_last) == last
 
 
 @pytest.mark.parametrize(("ranks", "first"), [(None, True), ("1", True), ("2", False)])

@@ -41,8 +41,7 @@ class Predictor:
         views: Views | None = None,
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.model = model.eval()
-        self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.eval().to(self.device)
         self.task = task or next(iter(model.heads))
         if self.task not in model.heads:
             raise UsageError(f"the model has no task {self.task!r}; it has {', '.join(model.heads)}")
@@ -141,7 +140,9 @@ def load(
         ModelError: There is no usable model; the message names the file.
         UsageError: The model has no such task.
     """
-    return Predictor(FCN.from_pretrained(model_folder(path)), device=device, task=task, views=views)
+    model = FCN.from_pretrained(model_folder(path))
+    model.to(memory_format=torch.channels_last)
+    return Predictor(model, device=device, task=task, views=views)
 
 
 def model_folder(path: str | Path) -> Path:

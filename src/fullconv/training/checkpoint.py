@@ -1,8 +1,8 @@
 """Everything a run needs to go on where it stopped: one hashed file, written whole; damaged ones are passed over.
 
-A file is safetensors followed by its SHA-256. It is written from where the tensors lie, those of four dimensions with
-the second one last, as training keeps them: beside a gigabyte of state there may be no room, and after a signal there
-is no time, for its bytes once more.
+A file is safetensors followed by its SHA-256. It is written from where the tensors lie, those that lie channels last
+with their second dimension last: beside a gigabyte of state there may be no room, and after a signal there is no time,
+for its bytes once more.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from ..errors import ModelError
 from ..files.atomic import write_atomically
 from ..files.tensors import save_tensors
 
-SCHEMA = 5
+SCHEMA = 6
 KEPT = 2
 """How many checkpoints stay: the newest, and the one before should that be damaged."""
 
@@ -62,8 +62,9 @@ class Checkpoints:
         Raises:
             UsageError: It cannot be written; those before are as they were.
         """
-        facts = json.dumps({"schema": SCHEMA, "step": checkpoint.step, **checkpoint.facts})
-        tensors = {name: _as_kept(tensor) for name, tensor in checkpoint.tensors.items()}
+        last = [name for name, tensor in checkpoint.tensors.items() if _lies_channels_last(tensor)]
+        facts = json.dumps({"schema": SCHEMA, "step": checkpoint.step, "channels_last": last, **checkpoint.facts})
+        tensors = checkpoint.tensors | {name: checkpoint.tensors[name].permute(0, 2, 3, 1) for name in last}
 
         def write(path: Path) -> None:
             save_tensors(path, tensors, {"facts": facts})
@@ -134,13 +135,10 @@ def _parsed(path: Path, payload: bytes) -> Checkpoint:
     facts = json.loads(json.loads(payload[8 : 8 + length])["__metadata__"]["facts"])
     if facts.pop("schema") != SCHEMA:
         raise ModelError(f"{path}: written by another version of fullconv; resume with that one")
-    tensors = {name: _as_used(tensor) for name, tensor in load(payload).items()}
+    tensors = load(payload)
+    tensors |= {name: tensors[name].permute(0, 3, 1, 2) for name in facts.pop("channels_last")}
     return Checkpoint(facts.pop("step"), tensors, facts)
 
 
-def _as_kept(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor
-
-
-def _as_used(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.permute(0, 3, 1, 2) if tensor.ndim == 4 else tensor
+def _lies_channels_last(tensor: torch.Tensor) -> bool:
+    return tensor.ndim == 4 and not tensor.is_contiguous()

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Batch
 from ..errors import FullconvError, UsageError, out_of_memory
 from .interrupt import dying_at_once
+from .kernels import as_product, fastest_layout, is_fully_connected, relu6
 
 
 class Runtime:
@@ -57,7 +57,7 @@ class Runtime:
         """
         if self.device.type == "cpu":
             _keep_freed_memory()
-        model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(self.device, memory_format=fastest_layout(model, self.device))  # type: ignore[call-overload]
         if batch_norm == "synchronised" and self.ranks > 1:
             self.lockstep = True
             for layer in model.modules():
@@ -65,11 +65,11 @@ class Runtime:
                     layer.forward = functools.partial(_synchronised, layer)  # type: ignore[method-assign]
         for layer in model.modules():
             if type(layer) is nn.ReLU6 and layer.inplace:
-                layer.forward = functools.partial(_relu6, layer)  # type: ignore[method-assign]
+                layer.forward = functools.partial(relu6, layer)  # type: ignore[method-assign]
         if self.precision == "bf16" and self.device.type == "cpu":
             for layer in model.modules():
-                if isinstance(layer, nn.Conv2d) and _is_fully_connected(layer):
-                    layer.forward = functools.partial(_as_product, layer)  # type: ignore[method-assign]
+                if isinstance(layer, nn.Conv2d) and is_fully_connected(layer):
+                    layer.forward = functools.partial(as_product, layer)  # type: ignore[method-assign]
         self.align(model)
 
     def shard(self, model: nn.Module) -> None:
@@ -326,51 +326,6 @@ class _Sum(torch.autograd.Function):
         return _added(gradient)
 
 
-def _relu6(layer: nn.ReLU6, x: Tensor) -> Tensor:
-    output: Tensor = _Relu6.apply(x) if x.requires_grad else type(layer).forward(layer, x)
-    return output
-
-
-class _Relu6(torch.autograd.Function):
-    """ReLU6 in place, whose gradient needs only its result, which the next layer keeps anyway.
-
-    Torch's keeps a copy of what it was given: of EfficientNet-Lite0 on eight crops of 384×384, 1.87 GB, not 1.48 GB.
-    """
-
-    @staticmethod
-    def forward(context: Any, x: Tensor) -> Tensor:
-        context.mark_dirty(x.clamp_(0, 6))
-        context.save_for_backward(x)
-        return x
-
-    @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:
-        (result,) = context.saved_tensors
-        before: Tensor = torch.ops.aten.hardtanh_backward(gradient, result, 0, 6)
-        return before
-
-
-def _is_fully_connected(layer: nn.Conv2d) -> bool:
-    """Return whether a convolution was a large fully connected layer, or might have been one: fc6 and fc7."""
-    plain = layer.stride == layer.dilation == (1, 1) and layer.padding == (0, 0) and layer.groups == 1
-    return plain and layer.weight.numel() >= _MANY_WEIGHTS
-
-
-def _as_product(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """Convolve as the fully connected layer that it was, at every cell: faster in bf16 where the cells are few.
-
-    Of an image of 360×480, VGG16's fc6 and fc7 take 0.16 s in place of 0.29 s, forwards and backwards.
-    """
-    height, width = layer.kernel_size
-    cells = x.shape[0] * (x.shape[2] - height + 1) * (x.shape[3] - width + 1)
-    if not torch.is_autocast_enabled(x.device.type) or cells > _FEW_CELLS:
-        output: Tensor = type(layer).forward(layer, x)
-        return output
-    patches = x.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 4, 5, 1).flatten(3)
-    weights = layer.weight.permute(0, 2, 3, 1).flatten(1)
-    return F.linear(patches, weights, layer.bias).permute(0, 3, 1, 2)
-
-
 def _keep_freed_memory() -> None:
     """Let the C library keep what a step frees for the next step; elsewhere than on glibc do nothing.
 
@@ -386,9 +341,6 @@ def _keep_freed_memory() -> None:
 
 
 _OF_A_RANK = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-
-_MANY_WEIGHTS, _FEW_CELLS = 10**7, 768
-"""From how many weights and up to how many cells the product is faster (measured: docs/results.md)."""
 
 # Source: glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
