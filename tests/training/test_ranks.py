@@ -90,6 +90,19 @@ def train_on_two_ranks(words, output, code=0, meanwhile=None, restarts=0):
     return output.read_text()
 
 
+def kill_two_ranks(words, run, output):
+    """Start two ranks, and kill both once the state was kept."""
+
+    def kill(ranks):
+        while not list(run.glob("checkpoints/0*.ckpt")):
+            assert all(rank.is_alive() for rank in ranks), output.read_text()
+            time.sleep(0.01)
+        for rank in ranks:
+            rank.kill()
+
+    train_on_two_ranks(words, output, code=-signal.SIGKILL, meanwhile=kill)
+
+
 @pytest.fixture
 def launched():
     """Start two ranks by torchrun; none outlives the test."""
@@ -191,14 +204,7 @@ def test_killed_ranks_that_hold_a_share_each_go_on_and_end_equal(shapes, tmp_pat
     settings = RESTARTED | {"optim.sharded": True, "optim.optimiser": "adamw", "optim.average": 0.9}
     train_on_two_ranks(command(shapes, whole, settings), tmp_path / "whole.txt")
 
-    def kill(ranks):
-        while not list(run.glob("checkpoints/0*.ckpt")):
-            assert all(rank.is_alive() for rank in ranks), (tmp_path / "run.txt").read_text()
-            time.sleep(0.01)
-        for rank in ranks:
-            rank.kill()
-
-    train_on_two_ranks(command(shapes, run, settings), tmp_path / "run.txt", code=-signal.SIGKILL, meanwhile=kill)
+    kill_two_ranks(command(shapes, run, settings), run, tmp_path / "run.txt")
     assert not (run / "summary.json").is_file()
     train_on_two_ranks(command(shapes, run, settings), tmp_path / "again.txt", restarts=1)
     assert same_weights(whole, run)
@@ -341,15 +347,8 @@ def test_ranks_agree_that_they_were_started_again(shapes, tmp_path):
     """Machines count restarts each for itself: here only one has."""
     run = tmp_path / "run"
 
-    def kill(ranks):
-        while not list(run.glob("checkpoints/0*.ckpt")):
-            assert all(rank.is_alive() for rank in ranks), (tmp_path / "run.txt").read_text()
-            time.sleep(0.01)
-        for rank in ranks:
-            rank.kill()
-
     words = command(shapes, run, RESTARTED)
-    train_on_two_ranks(words, tmp_path / "run.txt", code=-signal.SIGKILL, meanwhile=kill)
+    kill_two_ranks(words, run, tmp_path / "run.txt")
     train_on_two_ranks(words, tmp_path / "again.txt", restarts=(0, 1))
     assert (run / "summary.json").is_file()
 

@@ -320,9 +320,9 @@ def _mixed(modes: Mapping[str, Sequence[Path]]) -> Iterator[Problem]:
 
 def _wide(highest: Mapping[Path, int]) -> Iterator[Problem]:
     """Warn of images of 16 bits a channel: above all where not all of them are used."""
-    bits = max(highest.values(), default=0).bit_length()
     if not highest:
         return
+    bits = max(highest.values()).bit_length()
     seen = "has 16 bits a channel, read as 8"
     remedy = "nothing to do if that is fine; else say range: [lowest, highest] in a dataset.yaml to keep all 16"
     if 0 < bits < 15:
