@@ -1,21 +1,9 @@
-import os
 import resource
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
-
-SHARED = Path(os.environ.get("FULLCONV_SHARED", Path(__file__).parents[2] / "shared"))
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    """Real data sets and weights, which are not part of the product."""
-    if not SHARED.is_dir():
-        pytest.skip(f"real data and weights are not here ({SHARED}); set FULLCONV_SHARED")
-    return SHARED
 
 
 @pytest.fixture(scope="session")

@@ -57,6 +57,7 @@ def out_of_memory(error: BaseException) -> bool:
 _NO_MEMORY = (
     "out of memory",
     "allocate memory",
+    "not enough memory",  # as Windows has it
     "ALLOC_FAILED",  # cuBLAS, cuDNN
     "ALLOCATION_FAILED",
     "unable to find an engine",  # cuDNN: none whose workspace there is room for

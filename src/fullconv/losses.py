@@ -39,34 +39,37 @@ class Upsampling(NamedTuple):
         phase = slice(first % step, None, step)
         return Upsampling(self.kernels[:, :, phase, phase], self.factor // step, first // step)
 
-    def strip(self, scores: Tensor, kernels: Tensor, top: int, bottom: int, width: int) -> Tensor:
-        """Return the logits of the image's rows top … bottom − 1."""
+    def cells(self, height: int, top: int, bottom: int) -> slice:
+        """Return the rows of scores, of which there are ``height``, that the image's rows top … bottom − 1 are of."""
+        first = max(0, -((self.kernels.shape[-1] - 1 - top - self.start) // self.factor))
+        return slice(first, min(height, (bottom - 1 + self.start) // self.factor + 1))
+
+    def strip(self, scores: Tensor, kernels: Tensor, top: int, bottom: int, width: int, first: int = 0) -> Tensor:
+        """Return the logits of the image's rows top … bottom − 1.
+
+        Of the scores, rows may be left out that are not among :meth:`cells`: ``first`` of them at the top.
+        """
         size, factor = kernels.shape[-1], self.factor
-        first = max(0, -((size - 1 - top - self.start) // factor))
-        last = min(scores.shape[2] - 1, (bottom - 1 + self.start) // factor)
-        rows, begin = bottom - top, top + self.start - first * factor
+        cells = self.cells(first + scores.shape[2], top, bottom)
+        some = scores[:, :, cells.start - first : cells.stop - first]
+        rows, begin = bottom - top, top + self.start - cells.start * factor
         # What lies beside the strip is not computed at all, as far as it lies on both sides: it may be several times
         # as large.
-        above = min(begin, (last - first) * factor + size - begin - rows)
-        left = min(self.start, (scores.shape[3] - 1) * factor + size - self.start - width)
-        dense = F.conv_transpose2d(
-            scores[:, :, first : last + 1], kernels, stride=factor, padding=(above, left), groups=kernels.shape[0]
-        )
+        above = min(begin, (some.shape[2] - 1) * factor + size - begin - rows)
+        left = min(self.start, (some.shape[3] - 1) * factor + size - self.start - width)
+        dense = F.conv_transpose2d(some, kernels, stride=factor, padding=(above, left), groups=kernels.shape[0])
         begin, start = begin - above, self.start - left
         return dense[:, :, begin : begin + rows, start : start + width]
 
-    def strips(
-        self, scores: Tensor, kernels: Tensor, target: Int64[Tensor, "n h w"]
-    ) -> Iterator[tuple[Tensor, Int64[Tensor, "_ _ w"]]]:
-        """Yield logits and targets of as many images or, where one is more, rows of it as :data:`STRIP_BYTES` holds."""
-        count, height, width = target.shape
-        pixels = max(1, STRIP_BYTES // (4 * scores.shape[1]))
-        images, rows = max(1, pixels // max(1, height * width)), max(1, pixels // max(1, width))
-        for one in range(0, count, images):
-            some = slice(one, one + images)
-            for top in range(0, height, rows):
-                bottom = min(height, top + rows)
-                yield self.strip(scores[some], kernels, top, bottom, width), target[some, top:bottom]
+
+def _strips(target: Int64[Tensor, "n h w"], classes: int) -> Iterator[tuple[slice, int, int]]:
+    """Yield which images, and rows top … bottom − 1 of them, have logits of about :data:`STRIP_BYTES`."""
+    count, height, width = target.shape
+    pixels = max(1, STRIP_BYTES // (4 * classes))
+    images, rows = max(1, pixels // max(1, height * width)), max(1, pixels // max(1, width))
+    for one in range(0, count, images):
+        for top in range(0, height, rows):
+            yield slice(one, one + images), top, min(height, top + rows)
 
 
 def every_nth(target: Int64[Tensor, "n h w"], step: int) -> Int64[Tensor, "n H W"]:
@@ -165,20 +168,24 @@ class _Strips(torch.autograd.Function):
         upsampling: Upsampling,
         measure: Callable[[Tensor, Tensor], Tensor],
     ) -> Tensor:
-        leaves = [
-            tensor.detach().requires_grad_(needed)
-            for tensor, needed in zip((scores, kernels), ctx.needs_input_grad[:2], strict=True)
-        ]
-        for leaf in leaves:
-            leaf.grad = torch.zeros_like(leaf) if leaf.requires_grad else None
+        needed, kernels_needed = ctx.needs_input_grad[:2]
+        leaf = kernels.detach().requires_grad_(kernels_needed)
+        gradient = torch.zeros_like(scores) if needed else None
+        leaf.grad = torch.zeros_like(leaf) if kernels_needed else None
         total = scores.new_zeros(())
         with torch.enable_grad():
-            for logits, truth in upsampling.strips(leaves[0], leaves[1], target):
-                loss = measure(logits, truth)
+            for some, top, bottom in _strips(target, scores.shape[1]):
+                cells = upsampling.cells(scores.shape[2], top, bottom)
+                # A leaf of its own: the gradient of a part of the scores would be as large as that of all.
+                part = scores[some, :, cells].detach().requires_grad_(needed)
+                logits = upsampling.strip(part, leaf, top, bottom, target.shape[2], cells.start)
+                loss = measure(logits, target[some, top:bottom])
                 total += loss.detach()
-                if loss.requires_grad:  # Added to the leaves' gradients; then nothing of the strip is left.
+                if loss.requires_grad:  # Then nothing of the strip is left.
                     loss.backward()  # type: ignore[no-untyped-call]
-        ctx.gradients = [leaf.grad for leaf in leaves]
+                if gradient is not None and part.grad is not None:
+                    gradient[some, :, cells] += part.grad
+        ctx.gradients = gradient, leaf.grad
         return total
 
     @staticmethod
@@ -227,8 +234,9 @@ def upsampled_soft_jaccard(
     _check_ids(target, scores.shape[1], ignore_index)
     sums = scores.new_zeros(3, scores.shape[1])
     with torch.no_grad():
-        for logits, part in upsampling.strips(scores, upsampling.kernels, target):
-            sums += _class_sums(logits, part, ignore_index)
+        for some, top, bottom in _strips(target, scores.shape[1]):
+            logits = upsampling.strip(scores[some], upsampling.kernels, top, bottom, target.shape[2])
+            sums += _class_sums(logits, target[some, top:bottom], ignore_index)
     with torch.enable_grad():
         loss = _jaccard(sums.requires_grad_())
         (slopes,) = torch.autograd.grad(loss, sums)

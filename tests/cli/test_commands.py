@@ -17,6 +17,7 @@ import fullconv
 from commands import call
 from fullconv import FCN, evaluation, open_dataset
 from fullconv.cli import main as main_module
+from fullconv.cli import predict as predict_module
 from fullconv.data.generated import write_shapes
 from fullconv.data.labels import LabelSet
 from fullconv.files.images import read_image
@@ -431,3 +432,72 @@ def test_a_path_that_may_not_be_looked_at_is_no_bug_of_ours(monkeypatch, capsys)
         main_module.main(["train"])
     assert ended.value.code == 2
     assert "fullconv: /secret/run: Permission denied; look at the path" in capsys.readouterr().err
+
+
+def test_a_full_disk_behind_standard_output_is_no_bug_of_ours(shapes):
+    if not os.path.exists("/dev/full"):  # noqa: PTH110
+        pytest.skip("this system has no /dev/full")
+    command = [sys.executable, "-m", "fullconv", "inspect", "resnet18"]
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, timeout=300)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines() == [
+        "fullconv: an output: cannot be written: No space left on device; make room, and try again"
+    ]
+
+
+def test_masks_are_never_overwritten_and_predictions_may_be(shapes, tmp_path):
+    image = first(shapes / "data" / "images")
+    masks = shutil.copytree(shapes / "data" / "masks", tmp_path / "masks")
+    before = (masks / f"{image.stem}.png").read_bytes()
+    error = run("predict", shapes / "run", image, "--out", masks, code=2).stderr
+    assert f"{image.stem}.png: is no earlier prediction ({image.stem}_overlay.png is not there)" in error
+    assert (masks / f"{image.stem}.png").read_bytes() == before
+    for _ in range(2):
+        run("predict", shapes / "run", image, "--out", tmp_path / "out")
+
+
+def test_names_that_a_file_system_does_not_tell_apart(shapes, tmp_path, monkeypatch, capsys):
+    for folder, name in (("one", "Café.png"), ("two", "CAFE\u0301.png")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_bytes(first(shapes / "data" / "images").read_bytes())
+    words = ["predict", shapes / "run", tmp_path / "one", tmp_path / "two", "--out", tmp_path / "out"]
+    if sys.platform == "linux":
+        assert "2 of 2" in run(*words).stdout
+    monkeypatch.setattr(predict_module, "SAME_IN_ANY_CASE", True)
+    with pytest.raises(SystemExit) as ended:
+        main_module.main([str(word) for word in words])
+    assert ended.value.code == 2 and "two images would be written to" in capsys.readouterr().err
+
+
+def test_a_pattern_that_no_shell_has_expanded(shapes, tmp_path):
+    done = run("predict", shapes / "run", shapes / "data" / "images" / "*.*", "--out", tmp_path / "out")
+    assert "16 of 16" in done.stdout
+    assert "no such file" in run("predict", shapes / "run", tmp_path / "*.png", "--out", tmp_path, code=2).stderr
+
+
+def test_check_says_what_it_found_before_it_writes(data, tmp_path):
+    (tmp_path / "file").write_text("")
+    for words in (["--report", tmp_path / "file" / "page.html"], ["--write", tmp_path / "file" / "a.yaml", "--json"]):
+        assert "triangle" in run("check", data, *words, code=2).stdout
+
+
+def test_check_writes_over_no_description(data, tmp_path):
+    """It may have been edited since."""
+    (tmp_path / "dataset.yaml").write_text("classes: [mine]")
+    assert "is there already" in run("check", data, "--write", tmp_path / "dataset.yaml", code=2).stderr
+    assert (tmp_path / "dataset.yaml").read_text() == "classes: [mine]"
+
+
+@pytest.mark.parametrize("out", [".", "/"])
+def test_a_demo_without_a_name(out):
+    assert f"--out {out}: give the name of a folder" in run("demo", "--out", out, code=2).stderr
+
+
+@pytest.mark.parametrize("contents", [b"", b"<html>", b"PK\x03\x04"])
+def test_weights_that_are_none(data, tmp_path, contents):
+    """Nobody is told to let what is in them run."""
+    (tmp_path / "trunk.pth").write_bytes(contents)
+    error = train_on(data, tmp_path, "--trunk-weights", tmp_path / "trunk.pth", code=4)
+    assert "trunk.pth: not a readable weight file" in error and "save it as .safetensors" in error
+    assert "weights_only" not in error and "\x1b" not in error

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from fullconv.data import TrainingTransform, collate, open_dataset
+from fullconv.data import source as source_module
 from fullconv.doctor import check
 from fullconv.errors import DataError
 from fullconv.files import Bands, Stack, Window, raster
@@ -147,3 +148,29 @@ def test_no_data_below_zero_is_no_value(tmp_path):
     write_geotiff(tmp_path / "a.tif", values, nodata=-9999)
     with pytest.raises(DataError, match="has values below 0"):
         Bands(tmp_path / "a.tif").read()
+
+
+@pytest.mark.parametrize("suffix", ["npy", "png"])
+def test_mean_and_deviation_of_channels_are_those_of_all_pixels(tmp_path, monkeypatch, suffix):
+    """Of every fourth row and column, read in strips or at once, and read once. Twin: numpy's."""
+    pixels = {stem: np.random.default_rng(ord(stem)).integers(0, 200, (41, 30, 3)).astype(np.uint8) for stem in "ab"}
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for stem, values in pixels.items():
+        if suffix == "npy":
+            np.save(tmp_path / "images" / f"{stem}.npy", values)
+        else:
+            Image.fromarray(values).save(tmp_path / "images" / f"{stem}.png")
+        Image.fromarray(np.zeros((41, 30), np.uint8)).save(tmp_path / "masks" / f"{stem}.png")
+    (tmp_path / "dataset.yaml").write_text("splits: {train: [a, b]}\nclasses: [ground]\n")
+    every = np.concatenate([values[::4, ::4].reshape(-1, 3) for values in pixels.values()])
+    for strip in (1, 300, 1 << 25):
+        monkeypatch.setattr(source_module, "_STRIP", strip)
+        opened = open_dataset(tmp_path)
+        mean, std = opened.channel_moments("train")
+        assert mean == pytest.approx(every.mean(0)) and std == pytest.approx(every.std(0))
+        for path in (tmp_path / "images").iterdir():
+            path.rename(tmp_path / path.name)
+        assert opened.channel_moments("train") == (mean, std)
+        for stem in "ab":
+            (tmp_path / f"{stem}.{suffix}").rename(tmp_path / "images" / f"{stem}.{suffix}")

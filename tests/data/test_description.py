@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,9 @@ def test_every_way_to_write_classes(tmp_path: Path, text: str, entries: list[Cla
             "ignore_index 1 is also the id of class 'b'; remove .* ignore_index: null",
         ),
         ("classes: [a\nb: 1", "not valid YAML: .*line 2.*; correct that line"),
+        ("classes: {0: sky, 1: car, 1: truck}", "not valid YAML: '1' stands twice"),
+        ("tasks: {type: {masks: m, classes: [a]}}", "is a word that torch keeps for itself"),
+        ("tasks: {items: {masks: m, classes: [a]}}", "is a word that torch keeps for itself"),
         ("- a", "holds no keys; write some of path, format, images"),
     ],
 )
@@ -60,3 +64,17 @@ def test_what_is_wrong_and_what_to_write(tmp_path: Path, text: str, message: str
 def test_a_missing_description(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"dataset.yaml: no such file; create it"):
         read_description(tmp_path / "dataset.yaml")
+
+
+def test_dates_are_names(tmp_path: Path) -> None:
+    found = described(tmp_path, "path: 2026-11-27\nsplits: {train: [2026-27-11]}")
+    assert found.path == "2026-11-27" and found.splits == {"train": ["2026-27-11"]}
+
+
+def test_a_description_for_data_on_another_drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def elsewhere(path: object, start: object) -> str:
+        raise ValueError("path is on mount 'D:', start on mount 'C:'")
+
+    monkeypatch.setattr(os.path, "relpath", elsewhere)
+    Description.model_validate({"classes": ["sky"]}).write(tmp_path / "dataset.yaml", tmp_path)
+    assert read_description(tmp_path / "dataset.yaml").path == tmp_path.resolve().as_posix()

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from fullconv.errors import DataError, UsageError
+from fullconv.files import atomic
 from fullconv.files.atomic import write_atomically
 from fullconv.files.images import image_size, mask_palette, read_image, read_mask, to_rgb
 
@@ -257,3 +258,28 @@ def test_output_where_modes_cannot_be_changed(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(Path, "chmod", forbidden)
     write_atomically(tmp_path / "a.txt", replaced)
     assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def test_a_file_that_another_program_reads_is_replaced_a_little_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows."""
+    real, waits = Path.replace, list[float]()
+
+    def replaced_after(refusals: int) -> None:
+        def replace(path: Path, target: Path) -> Path:
+            if len(waits) < refusals:
+                raise PermissionError(13, "The process cannot access the file")
+            return real(path, target)
+
+        waits.clear()
+        monkeypatch.setattr(Path, "replace", replace)
+
+    monkeypatch.setattr(atomic.time, "sleep", waits.append)
+    replaced_after(2)
+    write_atomically(tmp_path / "a.txt", lambda part: part.write_text("x"))
+    assert (tmp_path / "a.txt").read_text() == "x" and 0 < sum(waits) < 2
+    replaced_after(9)
+    with pytest.raises(UsageError, match=r"a\.txt: cannot be written: The process cannot access"):
+        write_atomically(tmp_path / "a.txt", lambda part: part.write_text("y"))
+    assert (tmp_path / "a.txt").read_text() == "x" and len(list(tmp_path.iterdir())) == 1

@@ -56,7 +56,7 @@ def test_a_single_pixel_has_views_too(model):
     assert Predictor(model, views=Views((0.1, 2.0), mirror=True)).labels(image(1, 1)).shape == (1, 1)
 
 
-@pytest.mark.parametrize("scales", [(), (0.0,), (1.0, -0.5), (math.nan,), (math.inf,)])
+@pytest.mark.parametrize("scales", [(), (0.0,), (1.0, -0.5), (75.0, 100.0), (math.nan,), (math.inf,)])
 def test_scales_are_positive(scales):
-    with pytest.raises(UsageError, match="positive factors"):
+    with pytest.raises(UsageError, match="factors above 0, at most 8"):
         Views(scales)

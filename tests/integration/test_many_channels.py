@@ -120,7 +120,7 @@ def test_a_network_of_one_or_three_bands_takes_floats(rasters, tmp_path, bands):
 
 
 def test_images_with_fewer_bands_than_the_others_are_named(rasters, tmp_path):
-    """By check and before training; an image to score, by its name."""
+    """By check and before training; where they are to be scored, too."""
     run = train(rasters, tmp_path / "run", settings=TINY, epochs=0.1, quiet=True).run
     pixels = np.zeros((H, W, 3), np.uint16)
     write_geotiff(rasters / "images" / "c.tif", pixels)
@@ -131,5 +131,5 @@ def test_images_with_fewer_bands_than_the_others_are_named(rasters, tmp_path):
     assert str(raised.value) == str(problem)
     splits = open_dataset(rasters).splits
     split = next(name for name in splits if "c" in [record.stem for record in splits[name]])
-    with pytest.raises(UsageError, match="image c: the model takes 4 channels, the image has 3"):
+    with pytest.raises(DataError, match="its images have 3 channels, the model takes 4; say bands or stack"):
         evaluate(run, rasters, split)

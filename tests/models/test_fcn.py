@@ -1,3 +1,4 @@
+import importlib
 import json
 from pathlib import Path
 
@@ -361,3 +362,14 @@ def test_global_context_is_a_bias_of_the_whole_image(tmp_path):
 def test_scaled_skips_are_not_known_for_finer_taps():
     with pytest.raises(UsageError, match=r"factors for the strides 16 and 8, but model\.finest_stride is 4"):
         fcn4s("small", 3, scaled_skips=True)
+
+
+def test_a_model_whose_trunk_is_not_installed_is_whole(tmp_path, monkeypatch):
+    fcn8s("small", 2, context="none").save_pretrained(tmp_path)
+
+    def missing(name, **options):
+        raise UsageError(f"trunk timm:{name} needs timm: pip install 'fullconv[timm]'")
+
+    monkeypatch.setattr(importlib.import_module("fullconv.models.fcn"), "build_trunk", missing)
+    with pytest.raises(ModelError, match=r"config\.json: cannot be built here: trunk timm:small needs timm: pip"):
+        FCN.from_pretrained(tmp_path)

@@ -8,11 +8,13 @@ import pytest
 
 from fullconv.cli import train as command
 from fullconv.data import write_shapes
-from fullconv.errors import UsageError
+from fullconv.errors import DataError, UsageError
+from fullconv.inference import Predictor
 from fullconv.models import FCN
 from fullconv.training import budget, run
 from fullconv.training.config import changed, load_config
 from fullconv.training.feed import build_feed
+from fullconv.training.network import build_model
 from fullconv.training.runlog import RunLog
 from fullconv.training.stages import stage_configs
 
@@ -72,6 +74,50 @@ def test_evaluations_are_those_that_will_be(tmp_path, clock, monkeypatch, second
     slack = 2 * STEP
     assert spent(epochs) <= left + slack
     assert spent(epochs + 0.2) > left - slack
+
+
+def test_an_evaluation_is_of_all_images_by_their_pixels(tmp_path, clock, monkeypatch):
+    """Of which a few are predicted, here in a second for each ten thousand pixels."""
+    now, real = clock[0], Predictor.labels
+
+    def slowly(predictor, image):
+        now[0] += image.shape[1] * image.shape[2] / 1e4
+        return real(predictor, image)
+
+    monkeypatch.setattr(Predictor, "labels", slowly)
+    source = write_shapes(tmp_path, count=100, sizes=(40, 80))
+    config = load_config("modern", {"model.trunk": "small", "data.crop": 32, "data.batch_size": 4})
+    cost = budget.measured(600.0, build_model(config, source), source, config, tmp_path)
+    pixels = [math.prod(source.image_size(record)) for record in source.splits["val"]]
+    assert cost.evaluation == pytest.approx(sum(pixels) / 1e4) and len(set(pixels)) > 5
+
+
+def test_images_too_large_to_be_scored_are_told_in_the_trial(tmp_path, clock, monkeypatch):
+    def short_of_memory(predictor, image):
+        raise DataError("too much for the memory")
+
+    monkeypatch.setattr(Predictor, "labels", short_of_memory)
+    source = write_shapes(tmp_path, count=60, sizes=(40, 48))
+    config = load_config("modern", {"model.trunk": "small", "data.crop": 32, "data.batch_size": 4})
+    with pytest.raises(DataError, match=r"image .*: too much .*: evaluations: 0 in .*config\.yaml, and then fullconv"):
+        epochs_within(60.0, source, config, tmp_path)
+
+
+def test_the_time_begins_with_the_command(tmp_path, monkeypatch):
+    """A look at many masks takes a while, too."""
+    ends, now, real = [], [1000.0], run.refuse_bad
+    monkeypatch.setattr(budget.time, "monotonic", lambda: now[0])
+
+    def slowly(*arguments):
+        real(*arguments)
+        now[0] += 40.0
+
+    monkeypatch.setattr(run, "refuse_bad", slowly)
+    monkeypatch.setattr(budget, "epochs_within", lambda end, *_: ends.append(end) or [0.1])
+    source = write_shapes(tmp_path / "data", count=20, sizes=(40, 48))
+    settings = {"model.trunk": "small", "data.crop": 32, "minutes": 1.5, "model.input_scale": 1}
+    run.train(source, tmp_path / "run", settings=settings, quiet=True)
+    assert ends == [1090.0]
 
 
 def test_what_is_not_to_be_scored_is_not_predicted(tmp_path, clock, monkeypatch):
@@ -140,7 +186,11 @@ def test_next_to_nothing_may_fit(tmp_path, clock, seconds):
 
 @pytest.mark.parametrize(
     ("epochs", "said"),
-    [(2.0, "1.5 minutes hold 2 epochs"), (1.5, "hold 1.5 epochs"), (0.5, "warning: 1.5 minutes hold 0.5 epochs")],
+    [
+        (2.0, "1.5 minutes hold 2 epochs"),
+        (1.5, "hold 1.5 epochs"),
+        (0.5, "warning: 1.5 minutes hold 0.5 epochs, by trial steps: not every image will be seen"),
+    ],
 )
 def test_what_fits_is_said(tmp_path, monkeypatch, capsys, epochs, said):
     monkeypatch.setattr(budget, "epochs_within", lambda *arguments: [epochs])

@@ -141,3 +141,23 @@ def test_who_may_read_one_is_as_for_other_files(tmp_path):
     (tmp_path / "other").touch()
     modes = {path.stat().st_mode for path in tmp_path.iterdir()}
     assert len(modes) == 1
+
+
+def test_an_old_one_that_cannot_be_removed_now_is_removed_later(tmp_path, monkeypatch):
+    """As Windows refuses while another program reads it."""
+    real = type(tmp_path).unlink
+
+    def refused(path, missing_ok=False):
+        if path.suffix == ".ckpt" and not path.name.startswith("."):
+            raise PermissionError(13, "The process cannot access the file")
+        real(path, missing_ok)
+
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.write(checkpoint(step))
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tmp_path), "unlink", refused)
+        checkpoints.write(checkpoint(3))
+    assert len(list(tmp_path.glob("*.ckpt"))) == 3
+    checkpoints.write(checkpoint(4))
+    assert sorted(path.stem for path in tmp_path.glob("*.ckpt")) == ["000000003", "000000004"]

@@ -160,3 +160,29 @@ def test_the_docs_list_every_setting_with_the_default_recipes_value():
 def test_the_help_lists_the_recipes():
     (option,) = (option for option in get_command(app).commands["train"].params if option.name == "recipe")
     assert set(option.help.split(";")[0].split(", ")) == set(recipe_names())
+
+
+def test_a_recipe_file_may_have_dotted_keys_and_is_named_where_it_is_wrong(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("optim.rate: 2e-3\noptim:\n  clip: 1\n")
+    optim = load_config(str(path)).optim
+    assert (optim.rate, optim.clip) == (2e-3, 1)
+    for text, message in (
+        ("optim.rate: fast", "setting optim.rate"),
+        ("optim.rat: 1", "unknown setting 'optim.rat'; did you mean 'optim.rate'"),
+        ("optim:\n  rate: 1e-3\noptim:\n  clip: 1\n", "'optim' stands twice"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=rf"mine\.yaml: .*{message}"):
+            load_config(str(path))
+
+
+def test_recipes_are_read_whatever_the_systems_encoding(monkeypatch):
+    real = Path.read_text
+
+    def read_text(path, encoding=None, errors=None):
+        return real(path, encoding or "ascii", errors)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    for name in recipe_names():
+        load_config(name)

@@ -11,6 +11,7 @@ from commands import call
 from fullconv import train
 from fullconv.data import write_shapes
 from fullconv.errors import UsageError
+from fullconv.training.events import Events
 from fullconv.training.interrupt import Interrupted
 from fullconv.training.runlog import RunLog
 
@@ -54,6 +55,16 @@ def test_without_the_package_nothing_is_trained(shapes, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"pip install 'fullconv\[tensorboard\]'"):
         train(shapes, tmp_path / "run", settings=SETTINGS, epochs=1, quiet=True)
     assert not (tmp_path / "run" / "last").exists()
+
+
+def test_what_a_killed_process_wrote_too_much_is_taken_back(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="needs an extra")
+    for first, loss in ((1, 3.0), (2, 2.0)):
+        events = Events(tmp_path, first)
+        for epoch in (first, first + 1):
+            events.write({"epoch": epoch, "loss": loss}, [0.1])
+    curve = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
+    assert [(event.step, event.value) for event in curve] == [(1, 3.0), (2, 2.0), (3, 2.0)]
 
 
 def test_curves_of_a_resumed_run_are_whole(shapes, tmp_path, monkeypatch):

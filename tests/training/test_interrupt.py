@@ -3,14 +3,18 @@
 import os
 import signal
 import threading
+from functools import partial
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from fullconv import fcn8s
 from fullconv.data import write_shapes
+from fullconv.errors import UsageError
 from fullconv.training import budget, rates
 from fullconv.training.config import load_config
+from fullconv.training.feed import naming_dead_workers
 from fullconv.training.interrupt import Abandoned, Interrupt, deaf_to_signals, interruptible, leaving_passes
 from fullconv.training.network import build_model
 
@@ -124,3 +128,27 @@ def test_only_ctrl_c_ends_a_run_that_is_saving_its_state():
         assert interrupt.number == signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+class Unsendable:
+    """A batch for which there is no shared memory, say."""
+
+    def __reduce__(self):
+        raise RuntimeError("unable to allocate shared memory")
+
+
+def test_a_batch_that_cannot_be_sent_ends_the_run():
+    """Python would drop it, and wait."""
+    loader = DataLoader(
+        [0, 1],
+        num_workers=1,
+        collate_fn=lambda samples: Unsendable(),
+        worker_init_fn=partial(deaf_to_signals, os.getpid()),
+        multiprocessing_context="fork",
+        timeout=30,
+    )
+    with (
+        pytest.raises(UsageError, match="a process that reads images was ended, often for want of memory"),
+        naming_dead_workers(),
+    ):
+        next(iter(loader))

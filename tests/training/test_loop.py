@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 import weakref
 from dataclasses import replace
 from functools import partial
@@ -33,7 +34,7 @@ from fullconv.training.feed import (
 )
 from fullconv.training.interrupt import Interrupt, Interrupted
 from fullconv.training.loop import Clock, Session, same_step
-from fullconv.training.network import build_model
+from fullconv.training.network import build_model, built
 from fullconv.training.optim import rate_factor
 from fullconv.training.runlog import RunLog
 from fullconv.training.runtime import Runtime
@@ -509,6 +510,49 @@ def test_a_class_without_a_pixel_is_named(shapes, tmp_path, monkeypatch, capsys)
     assert f"warning: no training mask holds {shapes.labels.names[-1]}:" in capsys.readouterr().err
 
 
+def test_every_epoch_and_every_seed_has_an_order_and_changes_of_its_own(shapes):
+    def drawn(seed, epoch):
+        feed = build_feed(shapes, load_config("modern", {**TINY, "data.batch_size": 1, "seed": seed}))
+        return [(*batch.stems, float(batch.images.sum())) for (batch,) in feed.steps(epoch)]
+
+    first = drawn(0, 1)
+    assert first == drawn(0, 1)
+    for other in (drawn(0, 2), drawn(1, 1)):
+        assert [stem for stem, _ in other] != [stem for stem, _ in first]
+        assert set(other).isdisjoint(first), "no image is cropped, mirrored and coloured as before"
+
+
+def test_every_seed_has_weights_of_its_own(shapes):
+    def first(seed):
+        network, _ = built(shapes, load_config("modern", {**TINY, "seed": seed}))
+        return next(network.parameters())
+
+    assert first(0).equal(first(0)) and not first(0).equal(first(1))
+
+
+def test_what_is_left_out_differs_from_step_to_step_and_from_seed_to_seed(shapes, tmp_path, monkeypatch):
+    real, seen = loop.train_step, []
+
+    def noting(*arguments):
+        seen.append(torch.initial_seed())
+        return real(*arguments)
+
+    monkeypatch.setattr(loop, "train_step", noting)
+    for seed in (0, 1):
+        run(shapes, tmp_path / str(seed), settings={"data.batch_size": 1}, seed=seed)
+    assert len(set(seen)) == len(seen) > 10
+
+
+def test_images_that_are_trained_on_and_scored_are_mentioned(shapes, tmp_path, capsys):
+    both = shapes.splits["train"][:2]
+    leaky = replace(shapes, splits={"train": shapes.splits["train"], "val": (*shapes.splits["val"], *both)})
+    train(leaky, tmp_path / "run", settings=TINY, epochs=1)
+    said = f"warning: 2 of the {len(leaky.splits['val'])} val images are trained on, too, such as {both[0].stem}:"
+    assert said in capsys.readouterr().err
+    train(shapes, tmp_path / "sound", settings=TINY, epochs=1)
+    assert "trained on, too" not in capsys.readouterr().err
+
+
 def test_the_configuration_that_is_kept_says_what_was_derived(shapes, tmp_path):
     """Small images are seen twice as large; epochs and crops go by their number and size."""
     settings = {"model.trunk": "small", "model.context": "none", "data.crop": "auto", "epochs": 0.1}
@@ -637,3 +681,11 @@ def test_what_a_worker_cannot_read_is_said_in_one_line(tmp_path):
             run(source, tmp_path / f"run{workers}", settings={"data.workers": workers, "data.batch_size": 1})
         said.append(str(raised.value))
     assert said[0] == said[1] and "Traceback" not in said[0]
+
+
+def test_processes_that_read_are_forked_on_linux(shapes):
+    """Not by a server that signals end, as is Python 3.14's way."""
+    for workers, kinds in ((0, {None}), (2, {"fork"} if sys.platform == "linux" else {None, "spawn"})):
+        loader = build_feed(shapes, load_config("modern", TINY | {"data.workers": workers})).loader
+        context = loader.multiprocessing_context
+        assert (context and context.get_start_method()) in kinds

@@ -18,6 +18,7 @@ from commands import WARM, start
 from fullconv import fcn8s, train
 from fullconv.data import Batch, open_dataset, write_shapes
 from fullconv.errors import UsageError
+from fullconv.evaluation import evaluate
 from fullconv.models import FCN
 from fullconv.training.config import load_config
 from fullconv.training.feed import EpochSampler, StepBatches
@@ -284,6 +285,16 @@ def test_what_two_ranks_see_of_the_validation_split_is_what_one_sees(shapes, tmp
     train_on_two_ranks(command(tmp_path / "data.yaml", tmp_path / "two", settings), tmp_path / "two.txt")
     one, two = (json.loads((tmp_path / name / "summary.json").read_text())["confusion"] for name in ("one", "two"))
     assert one == two and sum(map(sum, one)) > 0
+
+
+@pytest.mark.slow
+def test_two_ranks_with_statistics_of_their_own_score_the_network_that_is_kept(shapes, tmp_path):
+    """The first one's, in all images of the split."""
+    settings = SETTINGS | {"data.batch_size": 4, "optim.rate": 0.05, "model.context": 8, "epochs": 3}
+    train_on_two_ranks(command(shapes, tmp_path / "two", settings), tmp_path / "two.txt")
+    scored = torch.tensor(json.loads((tmp_path / "two" / "summary.json").read_text())["confusion"])
+    found = evaluate(tmp_path / "two", shapes, "val").confusion
+    assert scored.sum() == found.sum() and (scored - found).abs().sum() < 0.002 * scored.sum()
 
 
 def write_lists(path, root, splits):

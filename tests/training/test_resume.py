@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -21,6 +22,7 @@ from commands import WARM, call, start
 from fullconv import fcn8s, open_dataset, train
 from fullconv.data import write_shapes
 from fullconv.errors import DataError, ModelError, UsageError
+from fullconv.files import atomic
 from fullconv.inference import Predictor
 from fullconv.models import FCN
 from fullconv.training import budget, loop, run, runtime, state
@@ -375,8 +377,9 @@ def test_killed_at_random_moments(shapes, tmp_path, uninterrupted, workers, time
         process, before = start("train", *words), newest()
         while process.exitcode is None and newest() <= before:
             time.sleep(0.005)
-        process.join(chance.uniform(0, 0.15))
+        process.join(chance.uniform(0, 0.05))
         if process.exitcode is not None:
+            assert process.exitcode == 0
             break
         process.kill()
         process.join()
@@ -452,14 +455,16 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(shapes, tmp_path, mo
         train(resume=run, quiet=True)
 
 
-def test_momenta_go_to_the_weights_that_they_are_of(shapes, tmp_path, monkeypatch):
-    """Also where an edited setting lists the weights in another order."""
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_momenta_go_to_the_weights_that_they_are_of(shapes, tmp_path, monkeypatch, layout):
+    """Also where an edited setting lists the weights in another order, and however weights lie here, they as these."""
     run = tmp_path / "run"
     stopped(monkeypatch, "validate", shapes, run, settings=TINY, epochs=EPOCHS)
     kept = RunLog(run).checkpoints.latest()
     source = open_dataset(shapes)
     config = load_config(str(run / "config.yaml"), {"optim.layer_decay": 0.9})
-    state = TrainState(build_model(config, source), config, *reversed(kept.facts["steps"]), Runtime())
+    model = build_model(config, source).to(memory_format=layout)
+    state = TrainState(model, config, *reversed(kept.facts["steps"]), Runtime())
     state.restore(kept)
     names = [name for name, _ in state.model.named_parameters()]
     order = [id(p) for group in state.optimiser.param_groups for p in group["params"]]
@@ -468,6 +473,7 @@ def test_momenta_go_to_the_weights_that_they_are_of(shapes, tmp_path, monkeypatc
         torch.testing.assert_close(
             state.optimiser.state[parameter]["exp_avg"], kept.tensors[f"optimiser.{name}.exp_avg"]
         )
+        assert state.optimiser.state[parameter]["exp_avg"].stride() == parameter.stride()
     assert len(names) > 10
 
 
@@ -689,3 +695,57 @@ def test_resumed_where_the_data_set_was_moved(shapes, tmp_path, monkeypatch, uni
         train(resume=tmp_path / "run", quiet=True)
     train(tmp_path / "moved", resume=tmp_path / "run", quiet=True)
     assert digests(tmp_path / "run") == uninterrupted
+
+
+def test_what_is_no_longer_scored_has_no_best_of_before(shapes, tmp_path, monkeypatch):
+    """Or the best would be of an early epoch."""
+    run, real, calls = tmp_path / "run", loop.validate, []
+
+    def short_of_memory(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise DataError("too much for the memory")
+        return real(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(DataError):
+        patch.setattr(loop, "validate", short_of_memory)
+        train(shapes, run, settings=TINY, epochs=EPOCHS, quiet=True)
+    assert (run / "best").is_dir()
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("evaluations: 2", "evaluations: 0"))
+    assert train(resume=run, quiet=True).scores is None
+    best, last = ((run / name / "model.safetensors").read_bytes() for name in ("best", "last"))
+    assert best == last
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"data": 5}', None])
+def test_on_what_it_was_trained_can_be_said_again(shapes, tmp_path, monkeypatch, text):
+    """Where env.json was edited, or is gone."""
+    run = tmp_path / "run"
+    stopped(monkeypatch, "validate", shapes, run, settings=TINY, epochs=EPOCHS)
+    (run / "env.json").unlink() if text is None else (run / "env.json").write_text(text)
+    with pytest.raises(UsageError, match=r"env\.json: does not say on what data .*; fullconv train DATA --resume"):
+        train(resume=run, quiet=True)
+    assert train(shapes, resume=run, quiet=True).scores is not None
+
+
+def test_a_table_that_another_program_holds_stops_no_run(shapes, tmp_path, monkeypatch):
+    """As a spreadsheet does, on Windows."""
+    run, real = tmp_path / "run", Path.replace
+
+    def refused(path, target):
+        if target == run / "metrics.csv":
+            raise PermissionError(13, "The process cannot access the file")
+        return real(path, target)
+
+    monkeypatch.setattr(atomic, "_WAITS", ())
+    monkeypatch.setattr(Path, "replace", refused)
+    with pytest.warns(UserWarning, match=r"metrics\.csv: cannot be written: .*log\.jsonl holds the same numbers"):
+        train(shapes, run, settings=TINY, epochs=EPOCHS, quiet=True)
+    assert len((run / "log.jsonl").read_text().splitlines()) == 3 and not (run / "metrics.csv").exists()
+
+
+def test_a_folder_on_a_drive_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    with pytest.raises(UsageError, match=r"cannot be written \(there is no such drive\); choose another --out"):
+        RunLog.new(tmp_path / "run")

@@ -19,6 +19,17 @@ def layer(monkeypatch):
     return nn.Conv2d(6, 16, (5, 3))
 
 
+def test_ranks_leave_out_what_they_will_each_for_itself():
+    """Dropout: they have parts of one batch."""
+    seeds = []
+    for rank in (0, 1):
+        one = Runtime(device="cpu")
+        one.rank = rank
+        one.seed(0, 1)
+        seeds.append(torch.initial_seed())
+    assert seeds[0] != seeds[1]
+
+
 def prepared(layer, precision="bf16"):
     network = nn.Sequential(copy.deepcopy(layer))
     Runtime(precision, device="cpu").prepare(network)

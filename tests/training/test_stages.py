@@ -1,19 +1,21 @@
 """Staged training: each stage starts from the one before, and the whole is one run."""
 
 import json
+import re
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from fullconv import LabelSet, fcn8s, train
+from fullconv import LabelSet, fcn8s, load, train
 from fullconv.data import open_dataset, write_shapes
 from fullconv.errors import ModelError, UsageError
 from fullconv.models import FCN
-from fullconv.training import stages
+from fullconv.training import loop, stages
 from fullconv.training.config import load_config
 from fullconv.training.interrupt import Interrupted
 from fullconv.training.loop import fit
+from fullconv.training.runlog import RunLog
 
 SETTINGS = {
     "model.trunk": "small",
@@ -151,3 +153,56 @@ def test_what_a_model_brings_cannot_be_set_beside_it(shapes, saved, tmp_path, ch
     with pytest.raises(UsageError, match=message):
         train(shapes, tmp_path / "run", settings=settings | changes, quiet=True)
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").iterdir())
+
+
+def test_which_stage_it_is_is_said_and_what_can_be_used_meanwhile(shapes, tmp_path, monkeypatch, capsys):
+    """A run has models once its stages have ended. A stage keeps the settings that it was trained with."""
+
+    def stopping(source, config, log, **options):
+        if config.model.finest_stride == 16:
+            raise Interrupted(2, "stopped")
+        return fit(source, config, log, **options)
+
+    run = tmp_path / "run"
+    monkeypatch.setattr(stages, "fit", stopping)
+    with pytest.raises(Interrupted):
+        train(shapes, run, recipe="staged", settings=SETTINGS)
+    assert re.findall(r"stage \d .*", capsys.readouterr().err) == ["stage 1 of 2", "stage 2 of 2"]
+    with pytest.raises(ModelError, match=r"run: not all of its stages have ended; give one: .*run/stage-1-32s$"):
+        load(run)
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("checkpoint_minutes: 5.0", "checkpoint_minutes: 7.0"))
+    monkeypatch.undo()
+    train(resume=run)
+    assert re.findall(r"stage \d .*", capsys.readouterr().err) == ["stage 1 of 2: finished before", "stage 2 of 2"]
+    kept = [load_config(str(run / name / "config.yaml")).checkpoint_minutes for name in ("stage-1-32s", "stage-2-16s")]
+    assert kept == [5, 7]
+    load(run)
+
+
+def test_a_stage_that_is_resumed_alone_keeps_others_from_the_run(shapes, tmp_path):
+    run = tmp_path / "run"
+    train(shapes, run, recipe="staged", settings=SETTINGS, quiet=True)
+    for folder in (run, run / "stage-2-16s"):
+        with RunLog(folder).held():
+            assert (run / ".lock").is_file() and not (run / "stage-2-16s" / ".lock").exists()
+    alone = (run / "stage-1-32s").rename(tmp_path / "stage-1-32s")
+    with RunLog(alone).held():
+        assert (alone / ".lock").is_file(), "of no run any more"
+
+
+def test_what_a_resumed_run_began_with_is_not_said_or_written_again(shapes, saved, tmp_path, monkeypatch, capsys):
+    settings = {key: value for key, value in SETTINGS.items() if key != "stages"} | {"model.init": str(saved)}
+    run = tmp_path / "run"
+
+    def stopping(*_):
+        raise Interrupted(2, "stopped")
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(loop, "validate", stopping)
+        train(shapes, run, settings=settings)
+    assert "semantic: scores of 5 classes" in capsys.readouterr().err
+    (run / "transplant.json").write_text("{}")
+    train(resume=run)
+    assert "scores of" not in capsys.readouterr().err
+    assert (run / "transplant.json").read_text() == "{}"

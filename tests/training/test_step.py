@@ -103,6 +103,7 @@ def test_an_image_between_the_rows_of_the_loss_costs_nothing(model):
     [
         "",
         "DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes",
+        "DefaultCPUAllocator: not enough memory: you tried to allocate 10 bytes.",
         "could not create a primitive",
         "CUDA error: out of memory",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
@@ -184,6 +185,30 @@ def test_a_rank_short_of_memory_asks_no_more_of_the_others(model, batch, monkeyp
             step(model, batch, runtime=Asking(device="cpu"))
         all_asked.append(asked)
     assert all_asked[0] == all_asked[1] != []
+
+
+def test_ranks_that_wait_for_each_other_do_not_part_a_batch(model, batch, monkeypatch):
+    """One would wait for ever for another that had the memory."""
+
+    def short_of_memory(images):
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr(model, "coarse", short_of_memory)
+    runtime = Runtime(device="cpu")
+    runtime.lockstep = True
+    with pytest.raises(FullconvError, match=r"set a smaller data\.batch_size"):
+        step(model, batch, runtime=runtime)
+    assert runtime.pieces == 1
+
+
+@pytest.mark.parametrize("kind", ["frozen", "batch"])
+def test_frozen_statistics_stay_those_of_the_context_too(batch, kind):
+    network = fcn8s("small", 4, context=8)
+    running = {name: tensor.clone() for name, tensor in network.named_buffers() if "running" in name}
+    assert any("context" in name for name in running)
+    step(network, batch, load_config("modern", {"optim.batch_norm": kind}))
+    same = {name: tensor.equal(running[name]) for name, tensor in network.named_buffers() if name in running}
+    assert all(same.values()) if kind == "frozen" else not any(same.values())
 
 
 @pytest.mark.parametrize("clip", [0.0, 1.0])
@@ -349,8 +374,8 @@ def test_the_jaccard_loss_of_several_batches_is_their_mean(model, batch):
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()))
 
 
-@pytest.mark.parametrize("parts", [1, 2])
-def test_the_loss_of_two_tasks_is_the_sum_of_theirs(batch, parts):
+@pytest.mark.parametrize(("parts", "jaccard"), [(1, 0.0), (2, 0.0), (1, 0.5)])
+def test_the_loss_of_two_tasks_is_the_sum_of_theirs(batch, parts, jaccard):
     """Each over its own labelled pixels. Twin: torch's losses of the whole logits."""
     torch.manual_seed(0)
     network = fcn8s("small", {"semantic": 4, "object": 2}, context="none", dropout=0.0).eval()
@@ -360,13 +385,16 @@ def test_the_loss_of_two_tasks_is_the_sum_of_theirs(batch, parts):
     targets = {"semantic": batch.targets, "object": torch.randint(0, 2, (6, 40, 48))}
     targets["object"][2:, 4:] = 255
     both = Batch(batch.images, batch.targets, batch.stems, 255, {"object": targets["object"]})
-    config = load_config("modern", {"optim.jaccard": 0, "optim.loss_stride": 1})
+    config = load_config("modern", {"optim.jaccard": jaccard, "optim.loss_stride": 1})
     objective = Objective(config, Runtime(device="cpu"), {"semantic": torch.ones(4), "object": torch.ones(2)})
     batches = both.split(parts)
     loss = sum(accumulate_gradients(network, batches, step_size(batches, objective), objective))
     found = [parameter.grad.clone() for parameter in network.parameters() if parameter.grad is not None]
     network.zero_grad()
-    expected = multitask_loss(network(batch.images), targets)
+    logits, some = network(batch.images), slice(2, None, 4)
+    expected = multitask_loss(logits, targets)
+    for task, target in targets.items():
+        expected = expected + jaccard * soft_jaccard(logits[task][:, :, some, some], target[:, some, some], 255)
     expected.backward()
     assert loss == pytest.approx(float(expected.detach()), rel=1e-5)
     for parameter, gradient in zip((p for p in network.parameters() if p.grad is not None), found, strict=True):

@@ -183,6 +183,18 @@ def test_a_network_of_timm_without_weights_is_named():
         trunk("timm:vovnet39a", weights="imagenet")
 
 
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "convnext_atto"])
+def test_weights_of_a_network_of_timm_come_from_a_file(tmp_path, name):
+    """Of the whole network, whose parts timm calls otherwise where it gives features only."""
+    timm = pytest.importorskip("timm", reason="needs the extra 'timm'")
+    own = timm.create_model(name).state_dict()
+    save_file(own, tmp_path / "trunk.safetensors")
+    loaded = trunk(f"timm:{name}", weights=tmp_path / "trunk.safetensors").body.network.state_dict()
+    theirs = {key.replace(".", "_"): value for key, value in own.items()}
+    assert len(loaded) > 50
+    assert all(value.equal(theirs[key.replace(".", "_")]) for key, value in loaded.items())
+
+
 def test_a_network_of_timm_that_cannot_compute_again_says_so():
     with pytest.raises(UsageError, match=r"leave model\.recompute out"):
         TimmBody(torch.nn.Identity(), []).save_memory()

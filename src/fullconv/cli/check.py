@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import DataError
+from ..errors import DataError, UsageError
 from .options import DataPath, Json, print_json, progress_bar
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def check(
     from ..doctor import check as run
     from ..doctor import unusable, write_report
 
+    if write and write.exists():
+        raise UsageError(f"{write}: is there already, perhaps edited; choose another --write, or remove it first")
     try:
         with progress_bar("examining", hidden=as_json) as progress:
             diagnosis = run(data, format, progress=progress)
@@ -36,15 +38,16 @@ def check(
         if as_json:
             print_json(unusable(data, error))
         raise
-    if report:
-        write_report(diagnosis, report)
-    if write:
-        diagnosis.source.description.write(write, diagnosis.source.root)
     if as_json:
         print_json(diagnosis.to_dict())
     else:
         _print(diagnosis)
-        for path in filter(None, (report, write)):
+    if report:
+        write_report(diagnosis, report)
+    if write:
+        diagnosis.source.description.write(write, diagnosis.source.root)
+    for path in filter(None, (report, write)):
+        if not as_json:
             print(f"written: {path}")
     errors = sum(problem.severity == "error" for problem in diagnosis.problems)
     if errors:

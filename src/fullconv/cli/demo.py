@@ -43,6 +43,8 @@ def demo(
 
 def _fresh(out: Path) -> Path:
     """Return ``out``, or the first of out-2, out-3, … that does not exist: an earlier demo is never overwritten."""
+    if not out.name:
+        raise UsageError(f"--out {out}: give the name of a folder to create, such as --out fullconv-demo")
     names = (out if number == 1 else out.with_name(f"{out.name}-{number}") for number in range(1, 1000))
     folder = next(name for name in names if not name.exists())
     try:

@@ -1,10 +1,13 @@
 """The command line: a table of commands, and what becomes of an error."""
 
+import errno
 import io
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -53,12 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         code = app(args=[word for word in words if word != "--debug"] or ["--help"], standalone_mode=False)
+        sys.stdout.flush()  # Here its disk may still be found full.
         if code == 130:  # What typer makes of KeyboardInterrupt.
             _say("interrupted")
     except SystemExit as ended:  # SIGTERM's.
         code = ended.code
     except Exception as error:
         code = _exit_code(error)
+        if _is_full(error):
+            _let_go_of_output()
         if debug:
             traceback.print_exc()
         else:
@@ -75,7 +81,17 @@ def _say(message: str) -> None:
 def _exit_code(error: Any) -> int:
     if isinstance(error, FullconvError) or hasattr(error, "format_message"):
         return int(error.exit_code)
-    return 2 if isinstance(error, OSError) and error.filename else 1
+    return 2 if isinstance(error, OSError) and (error.filename or _is_full(error)) else 1
+
+
+def _is_full(error: Any) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.ENOSPC
+
+
+def _let_go_of_output() -> None:
+    """Let what is left to print go nowhere: Python would try once more at its end, and leave with another code."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _one_line(error: Any) -> str:
@@ -83,6 +99,8 @@ def _one_line(error: Any) -> str:
         return " ".join(str(error).split())
     if hasattr(error, "format_message"):  # typer's own errors: options and arguments
         return f"{' '.join(error.format_message().split())} Try --help."
+    if _is_full(error):
+        return f"{error.filename or 'an output'}: cannot be written: {error.strerror}; make room, and try again"
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}; look at the path and who may use it"
     what = " ".join(str(error).split())

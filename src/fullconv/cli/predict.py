@@ -1,6 +1,7 @@
 """``fullconv predict``: images in, label pictures out."""
 
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from ..errors import DataError, UsageError
 from .options import Mirror, ModelPath, Scales, Task, progress_bar, views
 
 SKIPPED_SOME = 5
+SAME_IN_ANY_CASE = sys.platform in ("win32", "darwin")
+"""Whether the usual file systems here take names for one that differ in case, or in how accents are composed."""
 
 
 def predict(
@@ -47,8 +50,8 @@ def predict(
                 print(f"fullconv: skipped: {error}", file=sys.stderr)
                 continue
             labels, overlay = _outputs(path, out)
+            save_image(prediction.overlay(), overlay, "PNG")  # First: what lies beside one is a prediction.
             prediction.save(labels)
-            save_image(prediction.overlay(), overlay, "PNG")
     print(f"{len(paths) - skipped} of {len(paths)} images predicted, in {out}")
     if skipped:
         raise typer.Exit(SKIPPED_SOME)
@@ -67,6 +70,8 @@ def _image_files(paths: Iterable[Path]) -> list[Path]:
             files += inside
         elif path.exists():
             files.append(path)
+        elif found := sorted(path.parent.glob(path.name)):  # No shell of Windows does it.
+            files += found
         else:
             raise UsageError(f"{path}: no such file or folder; check the path")
     return files
@@ -78,7 +83,7 @@ def _outputs(path: Path, out: Path) -> tuple[Path, Path]:
 
 
 def _check_names(paths: Iterable[Path]) -> None:
-    counts = Counter(file.name for path in paths for file in _outputs(path, Path()))
+    counts = Counter(_as_stored(file.name) for path in paths for file in _outputs(path, Path()))
     twice = [name for name, count in counts.items() if count > 1]
     if twice:
         raise UsageError(
@@ -86,10 +91,17 @@ def _check_names(paths: Iterable[Path]) -> None:
         )
 
 
+def _as_stored(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold() if SAME_IN_ANY_CASE else name
+
+
 def _keep_images(paths: Sequence[Path], out: Path) -> None:
-    """Refuse to write over an image that is to be predicted, whatever the two paths look like."""
+    """Refuse to write over an image that is to be predicted, whatever the two paths look like, or over a mask."""
     images = {(found.st_dev, found.st_ino) for path in paths if path.exists() for found in [path.stat()]}
     for path in paths:
         for file in _outputs(path, out):
             if file.exists() and (file.stat().st_dev, file.stat().st_ino) in images:
                 raise UsageError(f"{file}: is an image to be predicted and would be overwritten; choose another --out")
+        labels, overlay = _outputs(path, out)
+        if labels.exists() and not overlay.exists():
+            raise UsageError(f"{labels}: is no earlier prediction ({overlay.name} is not there); choose another --out")

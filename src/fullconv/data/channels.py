@@ -7,7 +7,7 @@ from ..errors import DataError
 from ..files.images import MASK_SUFFIXES
 from ..files.pictures import Bands, Picture, Stack
 from .description import Description
-from .pairing import files_in
+from .pairing import composed, files_in, plain_stem
 from .problems import Problem
 from .source import Contents, Record
 
@@ -21,7 +21,7 @@ def with_channels(contents: Contents, description: Description, root: Path) -> C
     if description.bands is None and description.range is None and not description.stack:
         return contents
     layers = {
-        root / folder: ({path.stem: path for path in files_in(root / folder, MASK_SUFFIXES)}, value_range)
+        root / folder: ({plain_stem(path): path for path in files_in(root / folder, MASK_SUFFIXES)}, value_range)
         for folder, value_range in description.stack.items()
     }
     problems = list(contents.problems)
@@ -31,8 +31,8 @@ def with_channels(contents: Contents, description: Description, root: Path) -> C
         for record in records:
             parts: list[Picture] = [_main(record.image, description)]
             for folder, (files, value_range) in layers.items():
-                if record.stem in files:
-                    parts.append(Bands(files[record.stem], None, value_range))
+                if (stem := composed(record.stem)) in files:
+                    parts.append(Bands(files[stem], None, value_range))
                 else:
                     seen = f"has no file of the same stem in {folder}, which stack names"
                     remedy = "add it, or take the sample off its list"

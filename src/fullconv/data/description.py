@@ -18,10 +18,11 @@ from pydantic import (
     StrictStr,
     ValidationError,
 )
+from torch import nn
 
 from ..errors import DataError
 from ..files.atomic import write_atomically
-from ..files.text import read_text
+from ..files.text import parse_yaml, read_text
 from .classes import VOID, ClassEntry
 from .labels import DEFAULT_TASK
 
@@ -64,6 +65,8 @@ def _as_row(key: object, value: object) -> dict[str, object]:
 def _not_default(task: str) -> str:
     if task == DEFAULT_TASK:
         raise ValueError("is what the data set's own masks are called")
+    if hasattr(nn.ModuleDict, task) or hasattr(nn.Module(), task):
+        raise ValueError("is a word that torch keeps for itself; choose another")
     return task
 
 
@@ -148,7 +151,11 @@ class Description(BaseModel):
             UsageError: It cannot be written.
         """
         path = Path(path)
-        tree = {"path": os.path.relpath(root, path.parent), **self.model_dump(mode="json", exclude={"path"})}
+        try:
+            place = Path(os.path.relpath(root, path.parent))
+        except ValueError:  # On another drive.
+            place = root.resolve()
+        tree = {"path": place.as_posix(), **self.model_dump(mode="json", exclude={"path"})}
         tree = {key: value for key, value in tree.items() if value not in (None, {}) or key == "ignore_index"}
         for part in (tree, *tree.get("tasks", {}).values()):
             if part.get("label_map"):  # JSON knows only text for keys.
@@ -166,7 +173,7 @@ def read_description(path: Path) -> Description:
             is not of its kind.
     """
     try:
-        tree = yaml.safe_load(read_text(path))
+        tree = parse_yaml(read_text(path))
     except yaml.YAMLError as error:
         raise DataError(f"{path}: not valid YAML: {' '.join(str(error).split())}; correct that line") from error
     if not isinstance(tree, dict | None):

@@ -1,5 +1,6 @@
 """Which image belongs to which mask: by stem, with every file that has no partner reported."""
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,12 @@ Stem = Callable[[Path], str]
 
 def plain_stem(path: Path) -> str:
     """Return a file's name without its extension."""
-    return path.stem
+    return composed(path.stem)
+
+
+def composed(stem: str) -> str:
+    """Return a stem with its accents composed: é is one character or two, by the system that wrote it."""
+    return unicodedata.normalize("NFC", stem)
 
 
 def split_folders(place: Path) -> dict[str, Path]:
@@ -89,6 +95,7 @@ class Pairs:
             stems: One a sample.
             where: The list's file, for messages.
         """
+        stems = [composed(stem) for stem in stems]
         for kind, files, folder in (
             ("image", self.images, self.folders[0]),
             ("mask", self.masks, self.folders[1]),
@@ -132,7 +139,12 @@ def files_in(folder: Path, suffixes: Sequence[str], *, deep: bool = False) -> li
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; correct the path, or add it")
     found = folder.rglob("*") if deep else folder.iterdir()
-    return sorted(path for path in found if path.suffix.lower() in suffixes and not path.name.startswith("."))
+    return visible(path for path in found if path.suffix.lower() in suffixes)
+
+
+def visible(paths: Iterable[Path]) -> list[Path]:
+    """Return the files that are not hidden, such as the ``._a.png`` that a Mac leaves beside ``a.png``, sorted."""
+    return sorted({path for path in paths if not path.name.startswith(".")})
 
 
 def read_stems(path: Path) -> list[str]:

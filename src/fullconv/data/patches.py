@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
@@ -99,9 +100,9 @@ class Patches(Dataset[Sample]):
         return Window(top, left, height, width)
 
 
-def _places(source: DataSource, records: Sequence[Record]) -> dict[int, dict[int, Int64[Tensor, "p 2"]]]:
+def _places(source: DataSource, records: Sequence[Record]) -> dict[int, dict[int, Int64[np.ndarray, "p 2"]]]:
     """Return class → image's number → some of the class's pixels (row, column)."""
-    found: dict[int, dict[int, Int64[Tensor, "p 2"]]] = {}
+    found: dict[int, dict[int, Int64[np.ndarray, "p 2"]]] = {}
     for number, record in enumerate(records):
         parts: dict[int, list[Tensor]] = {}
         for top, target in source.target_strips(record):
@@ -111,7 +112,8 @@ def _places(source: DataSource, records: Sequence[Record]) -> dict[int, dict[int
                 parts.setdefault(class_id, []).append(kept + torch.tensor([top, 0]))
         for class_id, strips in parts.items():
             pixels = torch.cat(strips)
-            found.setdefault(class_id, {})[number] = pixels[:: math.ceil(len(pixels) / PLACES)]
+            # Tensors would each take a file where they go to a process that reads images.
+            found.setdefault(class_id, {})[number] = pixels[:: math.ceil(len(pixels) / PLACES)].numpy().copy()
     return dict(sorted(found.items()))
 
 

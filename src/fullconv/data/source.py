@@ -1,6 +1,7 @@
 """A data set that was opened: which samples there are, and what the ids in their masks mean."""
 
 import hashlib
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -31,7 +32,11 @@ SPLIT_WORDS = {
 }
 """What splits are called, in lower case → split."""
 
+Moments = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and deviation, 0–255, of each channel."""
+
 _STRIP = 1 << 25
+_SOME, _EVERY = 256, 4
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ class DataSource:
     description: Description = field(default_factory=Description)
     further: Mapping[str, "DataSource"] = field(default_factory=dict)
     _pixels: dict[str, Int64[Tensor, "_"]] = field(default_factory=dict, init=False, repr=False)
+    _moments: dict[str, Moments] = field(default_factory=dict, init=False, repr=False)
     _sizes: dict[Record, tuple[int, int]] = field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -156,19 +162,37 @@ class DataSource:
             self._pixels[split] = counts
         return self._pixels[split].clone()
 
+    def channel_moments(self, split: str) -> Moments:
+        """Return mean and deviation of each channel over a split's images, at most 256 of them, which are read once.
+
+        Raises:
+            DataError: There is no such split, or an image cannot be read.
+        """
+        if split not in self._moments:
+            records = self.records(split)
+            chosen = records[:: math.ceil(len(records) / _SOME)]
+            sums = torch.stack([self._image_moments(record) for record in chosen]).mean(0)
+            std = (sums[1] - sums[0].square()).clamp(min=1).sqrt()
+            self._moments[split] = tuple(sums[0].tolist()), tuple(std.tolist())
+        return self._moments[split]
+
+    def _image_moments(self, record: Record) -> Float64[Tensor, "2 c"]:
+        """Return the mean of each channel and of its square, of every fourth row and column."""
+        sums, pixels = torch.zeros(2, record.image.channels(), dtype=torch.float64), 0
+        for window in _strips(*self.image_size(record)):
+            part = record.image.read(window)[:, ::_EVERY, ::_EVERY].flatten(1).double()
+            sums += torch.stack([part.sum(1), part.square().sum(1)])
+            pixels += part.shape[1]
+        return sums / pixels
+
     def target_strips(self, record: Record) -> Iterator[tuple[int, Int64[Tensor, "h w"]]]:
         """Yield a sample's truth in strips of bounded size, with the number of their first row.
 
         Raises:
             DataError: It cannot be read.
         """
-        height, width = self.image_size(record)
-        rows = max(1, _STRIP // width)
-        if rows >= height:
-            yield 0, self.read_target(record)
-            return
-        for top in range(0, height, rows):
-            yield top, self.read_target(record, Window(top, 0, min(rows, height - top), width))
+        for window in _strips(*self.image_size(record)):
+            yield window.top if window else 0, self.read_target(record, window)
 
     def read_sample(self, record: Record, window: Window | None = None) -> Sample:
         """Read one sample, or a window of it.
@@ -196,6 +220,14 @@ class DataSource:
     def _by_image(self) -> dict[str, Record]:
         """The samples by their image's path: splits may have equal stems, and masks in folders of their own."""
         return {_place(record): record for part in self.splits.values() for record in part}
+
+
+def _strips(height: int, width: int) -> list[Window | None]:
+    """Return windows of bounded size, each from a fourth row on; None, the whole, for what is no larger than one."""
+    rows = max(1, _STRIP // (_EVERY * width)) * _EVERY
+    if rows >= height:
+        return [None]
+    return [Window(top, 0, min(rows, height - top), width) for top in range(0, height, rows)]
 
 
 def _place(record: Record) -> str:

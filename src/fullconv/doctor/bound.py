@@ -28,13 +28,19 @@ class StrideBound:
 
     def add(self, target: Integer[np.ndarray, "h w"]) -> None:
         """Count one mask of class ids; ids of ``num_classes`` and above are void."""
-        cells = _cell_counts(target, self.num_classes)
-        self.truth += cells.sum(axis=(0, 1))
+        # Most masks hold few of many classes: the others are left out.
+        present = np.unique(target[target < self.num_classes])
+        size = len(present)
+        if not size:
+            return
+        places = np.full(self.num_classes + 1, size)
+        places[present] = np.arange(size)
+        cells = _cell_counts(places[np.minimum(target, self.num_classes)], size)
+        self.truth[present] += cells.sum(axis=(0, 1))
         for index in range(len(STRIDES)):
             best, most = cells.argmax(axis=2).ravel(), cells.max(axis=2).ravel()
-            size = self.num_classes
-            self.hits[index] += np.bincount(best, most, size).astype(np.int64)
-            self.predicted[index] += np.bincount(best, cells.sum(axis=2).ravel(), size).astype(np.int64)
+            self.hits[index, present] += np.bincount(best, most, size).astype(np.int64)
+            self.predicted[index, present] += np.bincount(best, cells.sum(axis=2).ravel(), size).astype(np.int64)
             cells = _merged(cells)
 
     def mean_iu(self) -> dict[int, float]:

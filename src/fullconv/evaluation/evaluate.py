@@ -120,6 +120,11 @@ def _check_classes(predictor: Predictor, source: DataSource) -> None:
 
 def _check_bands(predictor: Predictor, source: DataSource, split: str) -> None:
     image, config = source.records(split)[0].image, predictor.model.config
+    if predictor.channels != (channels := image.channels()) and (predictor.channels, channels) != (1, 3):
+        raise DataError(
+            f"{source.root}: its images have {channels} channels, the model takes {predictor.channels}; say bands or "
+            f"stack in a dataset.yaml, as for the data it was trained on"
+        )
     if config is None or isinstance(image, Stack) or (config.bands is None and predictor.channels != 3):
         return  # What the model's channels are made of is not known, or is in no file alone.
     ours = _COLOURS if config.bands is None else (config.bands, config.value_range)

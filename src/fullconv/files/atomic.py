@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,9 @@ from ..errors import UsageError
 
 ELSEWHERE = "choose another --out"
 """What to do where an output cannot be written."""
+
+_WAITS = 0.1, 0.4, 1.5
+"""Seconds to wait before trying again: Windows refuses to replace a file that another program just reads."""
 
 _HALF_WRITTEN = re.compile(r"\.(tmp\w{6}|.+\.half-[0-9a-f]{8}(\.\w+)?)")
 """Names of temporary files: safetensors', which writes such a file of its own, and ours."""
@@ -59,10 +63,21 @@ def _write_and_replace(path: Path, write: Callable[[Path], object]) -> None:
                 temporary.chmod(mode)
         with temporary.open("r+b") as file:
             os.fsync(file.fileno())
-        temporary.replace(path)
+        _replace(temporary, path)
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    for wait in _WAITS:
+        try:
+            temporary.replace(path)
+        except PermissionError:
+            time.sleep(wait)
+        else:
+            return
+    temporary.replace(path)
 
 
 def _sync_folder(folder: Path) -> None:

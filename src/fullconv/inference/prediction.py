@@ -59,7 +59,7 @@ def index_image(labels: Integer[np.ndarray, "h w"], label_set: LabelSet) -> Imag
 def colours(labels: Integer[np.ndarray, "h w"], label_set: LabelSet) -> UInt8[np.ndarray, "h w 3"]:
     """Return every pixel in its class's colour; what is no class (void) in light yellow, as in PASCAL VOC."""
     table = np.array([*label_set.palette, (224, 224, 192)], np.uint8)
-    return table[np.where(labels < label_set.num_classes, labels, label_set.num_classes)]
+    return table[np.minimum(labels.astype(np.int64), label_set.num_classes)]
 
 
 def overlay(

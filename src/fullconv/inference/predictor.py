@@ -16,6 +16,9 @@ from ..models import FCN
 from .prediction import Prediction
 from .views import Views
 
+MODELS = "best", "last"
+"""Model folders of a run, the better first."""
+
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 
 
@@ -154,5 +157,8 @@ def model_folder(path: str | Path) -> Path:
     path = Path(path)
     if not path.is_dir():
         raise ModelError(f"{path}: no such model; give a model folder or a run folder")
-    inside = [path / name for name in ("best", "last") if (path / name).is_dir()]
+    inside = [path / name for name in MODELS if (path / name).is_dir()]
+    stages = sorted(stage for stage in path.glob("stage-*") if any((stage / name).is_dir() for name in MODELS))
+    if stages and not inside:
+        raise ModelError(f"{path}: not all of its stages have ended; give one: {', '.join(map(str, stages))}")
     return inside[0] if inside and not (path / "config.json").exists() else path

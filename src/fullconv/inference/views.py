@@ -1,15 +1,15 @@
 """Views of one image: scaled and mirrored, predicted each, and averaged."""
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import reduce
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import UsageError
+
+LARGEST = 8
+"""Largest scale of a view."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +23,17 @@ class Views:
         mirror: Also predict every scaled image flipped left to right.
 
     Raises:
-        UsageError: There is no scale, or one is not positive.
+        UsageError: There is no scale, or one is not above 0, or above 8.
     """
 
     scales: tuple[float, ...] = (1.0,)
     mirror: bool = False
 
     def __post_init__(self) -> None:
-        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
-            raise UsageError(f"scales {self.scales}: give one or more positive factors, such as 0.75,1,1.25")
+        if not self.scales or not all(0 < scale <= LARGEST for scale in self.scales):
+            raise UsageError(
+                f"scales {self.scales}: give one or more factors above 0, at most {LARGEST}, such as 0.75,1,1.25"
+            )
 
     def scores(
         self, logits: Callable[[Tensor, float], Tensor], image: Float[Tensor, "n c h w"]
@@ -44,7 +46,11 @@ class Views:
         """
         if self == Views():
             return logits(image, 1.0)
-        return (reduce(torch.add, self._probabilities(logits, image)) / (len(self.scales) * (1 + self.mirror))).log()
+        views = self._probabilities(logits, image)
+        total = next(views)
+        for view in views:
+            total += view
+        return total.div_(len(self.scales) * (1 + self.mirror)).log_()
 
     def _probabilities(self, logits: Callable[[Tensor, float], Tensor], image: Tensor) -> Iterator[Tensor]:
         for scale in self.scales:

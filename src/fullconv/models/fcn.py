@@ -15,7 +15,7 @@ from ..nn.resizing import resize_to, scaled
 from ..trunks import Normalisation, Trunk, Weights
 from ..trunks import trunk as build_trunk
 from .config import ModelConfig
-from .folder import WEIGHTS, read_model, write_model
+from .folder import CONFIG, WEIGHTS, read_model, write_model
 from .heads import SkipHead
 
 # FCN-8s at once of the paper's reference implementation: fixed factors before the scores, by stride.
@@ -150,10 +150,13 @@ class FCN(nn.Module):
         config, labels, tensors = read_model(folder)
         try:
             model = cls.from_config(config, labels=labels)
+        except UsageError as error:
+            raise ModelError(f"{Path(folder) / CONFIG}: cannot be built here: {error}") from error
+        try:
             model.load_state_dict(tensors)
-        except (UsageError, RuntimeError) as error:
+        except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
-            raise ModelError(f"{Path(folder) / WEIGHTS}: does not fit its config.json ({reason})") from error
+            raise ModelError(f"{Path(folder) / WEIGHTS}: does not fit its {CONFIG} ({reason})") from error
         return model.eval()
 
 

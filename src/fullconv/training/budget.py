@@ -17,7 +17,7 @@ from ..models import FCN
 from .config import TrainConfig, changed
 from .feed import build_feed, input_scale, resolved
 from .interrupt import Interrupt, leaving_passes
-from .loop import RARELY
+from .loop import RARELY, saying_how_to_do_without
 from .network import build_model, class_pixels
 from .progress import say
 from .runlog import RunLog
@@ -66,7 +66,13 @@ class Cost:
 
 
 def fitted(
-    config: TrainConfig, source: DataSource, minutes: float, folder: Path, *, quiet: bool = False
+    config: TrainConfig,
+    source: DataSource,
+    minutes: float,
+    folder: Path,
+    *,
+    began: float | None = None,
+    quiet: bool = False,
 ) -> TrainConfig:
     """Return a configuration with as many epochs as fit into the time, and say how many; those of stages in proportion.
 
@@ -75,15 +81,17 @@ def fitted(
     Args:
         config: How to train, but for the epochs.
         source: The data set.
-        minutes: Wall-clock time for the whole run, from now.
+        minutes: Wall-clock time for the whole run.
         folder: The run's, where a model is written to see how long that takes.
+        began: When that time began, on the monotonic clock; by default now.
         quiet: Print nothing.
 
     Raises:
         UsageError: A network cannot be built, or images cannot be fed to it.
         ModelError: A weight file cannot be used.
     """
-    end, config, said = time.monotonic() + 60 * minutes, changed(config, {"minutes": None}), list[str]()
+    end = (time.monotonic() if began is None else began) + 60 * minutes
+    config, said = changed(config, {"minutes": None}), list[str]()
     stages = stage_configs(config)
     say(f"trial steps, to see how many epochs {minutes:g} minutes hold", quiet=quiet)
     wanted = [float(resolved(stage, source).epochs) for stage in stages]
@@ -100,7 +108,8 @@ def fitted(
         stages = [changed(stage, small) for stage, small in zip(stages, chosen, strict=True)]
         epochs = epochs_within(end, source, stages, wanted, folder)
     line = f"{minutes:g} minutes hold {_added(epochs)} epochs, by trial steps"
-    said.append(line if min(epochs) >= 1 else f"warning: {line}: not every image will be seen")
+    thing = "image" if all(stage.data.patches == "none" for stage in stages) else "patch"
+    said.append(line if min(epochs) >= 1 else f"warning: {line}: not every {thing} will be seen")
     say(*said, quiet=quiet)
     return _with(config, [more | {"epochs": number} for more, number in zip(chosen, epochs, strict=True)])
 
@@ -205,7 +214,7 @@ def measured(seconds: float, model: FCN, source: DataSource, config: TrainConfig
     steps = feed.steps_an_epoch * step
     epoch = steps + saving + keeping * _keeps(feed.steps_an_epoch, steps, config.checkpoint_minutes)
     scored = config.evaluations and "val" in source.splits
-    evaluation = saving + _evaluation_seconds(model, source) / runtime.ranks if scored else 0.0
+    evaluation = saving + _evaluation_seconds(model, source, folder) / runtime.ranks if scored else 0.0
     return Cost(once, epoch, evaluation, config.evaluations)
 
 
@@ -231,12 +240,16 @@ def _writing_seconds(state: TrainState, folder: Path) -> tuple[float, float]:
     return middle - start, end - middle
 
 
-def _evaluation_seconds(model: FCN, source: DataSource) -> float:
+def _evaluation_seconds(model: FCN, source: DataSource, folder: Path) -> float:
+    """Return what it takes to score the validation split, by the pixels of a few of its images."""
     records, predictor = source.records("val"), Predictor(model)
     few = records[:: max(1, len(records) // 4)][:4]
     start = time.monotonic()
-    confusion(predictor, (source.read_sample(record) for record in few))
-    return (time.monotonic() - start) / len(few) * len(records)
+    with saying_how_to_do_without(folder):
+        confusion(predictor, (source.read_sample(record) for record in few))
+    seconds = time.monotonic() - start
+    all_pixels, pixels = (sum(math.prod(source.image_size(record)) for record in part) for part in (records, few))
+    return seconds * all_pixels / pixels
 
 
 def _added(numbers: Iterable[float]) -> str:

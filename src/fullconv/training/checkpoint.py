@@ -9,7 +9,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,10 @@ class Checkpoints:
             warnings.warn(f"{path}: damaged checkpoint (its hash does not fit); passed over", stacklevel=2)
         return None
 
+    def exist(self) -> bool:
+        """Return whether there is one, whole or not."""
+        return bool(self._paths())
+
     def remove(self) -> None:
         """Remove them all: the run is finished."""
         self._clear(keep=[])
@@ -104,7 +108,8 @@ class Checkpoints:
     def _clear(self, keep: list[Path]) -> None:
         for path in self._paths():
             if path not in keep:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # One that another program reads, on Windows: the next time it goes, too.
+                    path.unlink()
 
 
 @contextmanager

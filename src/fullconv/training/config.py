@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import PydanticCustomError
 
 from ..errors import DataError, UsageError
-from ..files.text import read_text
+from ..files.text import parse_yaml, read_text
 from ..trunks import Padding
 
 Fraction01 = Annotated[float, Field(ge=0, le=1)]
@@ -283,16 +283,6 @@ def all_settings(settings: Mapping[str, Any] | None, named: Mapping[str, Any]) -
     return ours | theirs
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML without dates: a run may be called 2026-11-27."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in kinds if not tag.endswith(":timestamp")]
-    for first, kinds in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
 def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
     """Return ``key=value`` settings as a dictionary; values are read as YAML.
 
@@ -308,7 +298,7 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
         if not equals or not key:
             raise UsageError(f"--set {setting}: write key=value, such as --set optim.rate=1e-3")
         try:
-            read = yaml.load(value, _Loader)
+            read = parse_yaml(value)
         except yaml.YAMLError as error:
             raise UsageError(f"--set {setting}: the value is not valid YAML") from error
         changes[key] = value.strip() if key in FILES and isinstance(read, (int, float)) else read
@@ -328,16 +318,24 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
         except DataError as error:
             raise UsageError(str(error)) from error
     elif recipe in recipe_names():
-        text = file.read_text()
+        text = file.read_text("utf-8")
     else:
         raise UsageError(f"unknown recipe {recipe!r}; choose one of {', '.join(recipe_names())}, or give a .yaml file")
     try:
-        tree = yaml.load(text, _Loader) or {}
+        tree = parse_yaml(text) or {}
     except yaml.YAMLError as error:
         raise UsageError(f"{recipe}: not valid YAML ({error})".replace("\n", " ")) from error
     if not isinstance(tree, dict):
         raise UsageError(f"{recipe}: a recipe is a table of keys; see the recipe 'modern'")
-    return {key: value for key, value in tree.items() if value is not None or key not in SECTIONS}
+    tree = {key: value for key, value in tree.items() if value is not None or key not in SECTIONS}
+    table: dict[str, Any] = {}
+    try:
+        for key, value in _leaves(tree):
+            _set(table, key, value)
+        _validated(table)
+    except UsageError as error:
+        raise UsageError(f"{recipe}: {error}") from error
+    return table
 
 
 def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -11,7 +11,8 @@ from ..errors import UsageError
 from ..evaluation import panel
 from ..inference import Predictor
 
-FOLDER, PICTURES = "tensorboard", 4
+FOLDER, PICTURES, LARGEST = "tensorboard", 4, 2048
+"""Where events lie in a run; how many pictures they have, and how many pixels the longer side of one at most."""
 
 
 def summary_writer() -> Any:
@@ -54,6 +55,8 @@ class Events:
         """Write image | truth | prediction | errors of a few validation images."""
         samples = source.dataset("val")
         for index in range(0, len(samples), max(1, len(samples) // PICTURES))[:PICTURES]:
-            picture = np.asarray(panel(samples[index], predictor))
-            self._writer.add_image(samples[index].stem, picture, epoch, dataformats="HWC")
+            sample = samples[index]
+            picture = panel(sample, predictor)
+            picture.thumbnail((LARGEST, LARGEST))
+            self._writer.add_image(sample.stem, np.asarray(picture), epoch, dataformats="HWC")
         self._writer.flush()

@@ -3,6 +3,7 @@
 import itertools
 import math
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -137,8 +138,9 @@ def naming_dead_workers() -> Iterator[None]:
         if "DataLoader worker (pid" not in str(error):
             raise
         raise UsageError(
-            f"a process that reads images was ended, often for want of memory: fewer of them (data.workers) or less "
-            f"kept by each (data.cache_mb) ({' '.join(str(error).split())})"
+            f"a process that reads images was ended, often for want of memory: fewer of them (data.workers), less kept "
+            f"by each (data.cache_mb), or in a container more shared memory (docker run --shm-size 2g) "
+            f"({' '.join(str(error).split())})"
         ) from error
 
 
@@ -175,6 +177,8 @@ def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: in
         batch_sampler=batches,
         num_workers=data.workers,
         persistent_workers=data.workers > 0,
+        # As it always was there: the server that Python 3.14 starts them from ends at a signal, and they with it.
+        multiprocessing_context="fork" if data.workers and sys.platform == "linux" else None,
         worker_init_fn=partial(deaf_to_signals, os.getpid()),
         collate_fn=partial(collate, ignore_index=source.labels.ignore_index),
         # Of its own: starting to iterate draws from it, and a resumed run starts more often.

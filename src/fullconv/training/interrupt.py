@@ -2,9 +2,11 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.queues import Queue
 from types import FrameType
 from typing import Any
 
@@ -85,12 +87,14 @@ def deaf_to_signals(run: int, worker: int) -> None:
     """Let a worker that reads data ignore Ctrl-C, and on Linux SIGTERM unless the run sends it.
 
     A terminal and a scheduler send them to all processes of a run, and torch takes a worker that dies for an error.
+    One whose batch cannot be sent does die: Python would drop the batch, and the run wait for it for ever.
 
     Args:
         run: Process of the run.
         worker: Number of the worker, from 0.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Queue._on_queue_feeder_error = staticmethod(_end_unsent)  # type: ignore[attr-defined]
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_when_told, args=(run,), daemon=True).start()
@@ -100,6 +104,11 @@ def _end_when_told(run: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != run:
         pass
     os._exit(0)
+
+
+def _end_unsent(error: BaseException, batch: object) -> None:
+    print(f"fullconv: a batch cannot be sent ({error})", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 @contextmanager

@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -34,6 +34,7 @@ from .words import (
     never_seen,
     nothing_to_score,
     one_class_only,
+    trained_and_scored,
 )
 
 RARELY = 0.5
@@ -143,11 +144,14 @@ def fit(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = F
     objective = Objective.of(pixels, config, runtime)
     state = TrainState(model, config, feed.steps_an_epoch, feed.total_steps, runtime)
     clock.past = state.go_on_from(log.checkpoints)
+    if not feed.evaluations:
+        state.best = None  # Of before the split was no longer to be scored.
     same_step(state, runtime)
     log.rewrite(state.records)
     events = Events(log.folder, len(state.records) + 1) if config.tensorboard and log.writes else None
     progress = TrainingProgress(state.steps, done=state.step, quiet=quiet)
     progress.say(*describe(model, source, feed, config, runtime, begun=state.step > 0))
+    progress.say(*trained_and_scored(source))
     for task, part in tasks(source).items():
         progress.say(*never_seen(pixels[task], part.labels.names))
         progress.say(*balance_in_words(objective.class_weights[task].tolist(), part.labels.names, config.optim.balance))
@@ -278,17 +282,28 @@ def validate(session: Session, source: DataSource) -> Int64[torch.Tensor, "k k"]
     Raises:
         DataError: An image cannot be read, or is too large for the memory.
     """
-    model, log, runtime, interrupt = session.state.average.model, session.log, session.runtime, session.interrupt
+    model, runtime, interrupt = session.state.average.model, session.runtime, session.interrupt
     samples = source.dataset("val")
     mine = takewhile(lambda _: not interrupt.number, range(runtime.rank, len(samples), runtime.ranks))
-    try:
+    with saying_how_to_do_without(session.log.run):
         matrix = confusion(Predictor(model, device=runtime.device), (samples[index] for index in mine))
+    return runtime.summed(matrix)
+
+
+@contextmanager
+def saying_how_to_do_without(run: Path) -> Iterator[None]:
+    """Say how to do without scores where an image of the validation split cannot be scored.
+
+    Raises:
+        DataError: It cannot.
+    """
+    try:
+        yield
     except DataError as error:
         raise DataError(
-            f"{error}; or do without scores of the val split: evaluations: 0 in {log.run / CONFIG}, and then "
-            f"{resuming(log.run)}"
+            f"{error}; or do without scores of the val split: evaluations: 0 in {run / CONFIG}, and then "
+            f"{resuming(run)}"
         ) from error
-    return runtime.summed(matrix)
 
 
 def summary(result: TrainResult) -> dict[str, Any]:

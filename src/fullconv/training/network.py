@@ -1,6 +1,5 @@
 """From a configuration and a data set to the network that is trained."""
 
-import math
 from dataclasses import asdict
 
 import torch
@@ -8,6 +7,7 @@ from jaxtyping import Int64
 
 from ..data import DataSource
 from ..data.labels import DEFAULT_TASK
+from ..data.source import Moments
 from ..errors import FullconvError, UsageError
 from ..files import Bands, ImageFile
 from ..inference import model_folder
@@ -18,9 +18,6 @@ from .feed import input_scale
 from .progress import say
 from .runlog import TRANSPLANT, RunLog
 from .words import taken_over
-
-Moments = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and deviation, 0–255, of each channel."""
 
 NORMALISATIONS = {
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
@@ -48,7 +45,7 @@ def build_model(config: TrainConfig, source: DataSource) -> FCN:
             f"channels: leave it out, and mean and deviation are those of the training images"
         )
     if normalisation is None and not isinstance(image, ImageFile):
-        normalisation = channel_moments(source)
+        normalisation = source.channel_moments("train")
     labels = {task: part.labels for task, part in tasks(source).items()}
     options = section.model_dump(exclude={"trunk_weights", "normalisation", "init", "recompute", "input_scale"})
     model_config = ModelConfig(
@@ -77,14 +74,10 @@ def starting_network(source: DataSource, config: TrainConfig, log: RunLog, *, qu
     try:
         model, report = built(source, config)
     except FullconvError:
-        checkpoint = log.checkpoints.latest()
-        if checkpoint is None:
+        if log.checkpoints.latest() is None:
             raise
-        model = build_model(changed(config, {"model.trunk_weights": None}), source)
-        mean, std = checkpoint.facts["normalisation"]  # Without weights, a trunk may have another.
-        model.normalise_as((tuple(mean), tuple(std)))
-        return model
-    if report is not None:
+        return build_model(changed(config, {"model.trunk_weights": None}), source)
+    if report is not None and not log.checkpoints.exist():
         log.write_json(TRANSPLANT, {"from": config.model.init} | asdict(report))
         say(*taken_over(report, str(config.model.init)), quiet=quiet)
     return model
@@ -119,14 +112,3 @@ def tasks(source: DataSource) -> dict[str, DataSource]:
 def class_pixels(source: DataSource) -> dict[str, Int64[torch.Tensor, "_"]]:
     """Return how many training pixels every class has, by task."""
     return {task: part.class_pixels("train") for task, part in tasks(source).items()}
-
-
-def channel_moments(source: DataSource, most: int = 256) -> Moments:
-    """Return mean and deviation (0–255) of each channel over the training images, at most so many of them."""
-    records = source.records("train")
-    chosen = records[:: math.ceil(len(records) / most)]
-    pixels = [record.image.read()[:, ::4, ::4].float().flatten(1) for record in chosen]
-    mean = torch.stack([part.mean(1) for part in pixels]).mean(0)
-    square = torch.stack([part.square().mean(1) for part in pixels]).mean(0)
-    std = (square - mean.square()).clamp(min=1).sqrt()
-    return tuple(mean.tolist()), tuple(std.tolist())

@@ -1,5 +1,6 @@
 """``train``: from a data set and settings to a run folder, begun or resumed, in one stage or several."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,13 @@ from .config import TrainConfig, all_settings, changed, load_config, recipe_name
 from .events import summary_writer
 from .feed import naming_dead_workers, resolved
 from .loop import TrainResult, finished, fit
+from .progress import say
 from .runlog import RunLog, is_run, with_absolute_paths
 from .runtime import Runtime, is_restarted
 from .stages import check_networks, fit_stages, stage_configs
+
+MANY = 2000
+"""Masks from which on it is said that they are looked at: it takes a while."""
 
 BROUGHT = ("trunk", "context")
 """Of a network, what the model decides from which it starts."""
@@ -54,15 +59,16 @@ def train(
         NotFinite: A loss, a gradient or a weight is no number; the last checkpoint stays.
         Interrupted: SIGINT or SIGTERM came; the state was saved.
     """
+    began = time.monotonic()
     if resume is not None:
         if out is not None or recipe != "modern" or settings or any(value is not None for value in named.values()):
             raise UsageError(
                 "--resume RUN knows its settings: give it alone, or with DATA where the data set has moved"
             )
         log = RunLog(resume) if is_restarted() and is_run(resume) else RunLog.resumed(resume)
-        source = opened(data if data is not None else log.data())
+        source = opened(data if data is not None else log.data(), quiet=quiet)
         with log.held():
-            return _run(source, log.config(), log, quiet)
+            return _run(source, log.config(), log, began, quiet)
     if data is None or out is None:
         raise UsageError(
             "give a data set and a folder for the run (DATA --out RUN), or a run to go on with (--resume RUN)"
@@ -72,32 +78,32 @@ def train(
     config = asked(recipe, changes, kept)
     _check_stages(config, changes)
     if kept is not None:
-        return _run_again(data, config, kept, RunLog(out), quiet)
-    source, log = opened(data), RunLog.new(out)
+        return _run_again(data, config, kept, RunLog(out), began, quiet)
+    source, log = opened(data, quiet=quiet), RunLog.new(out)
     # What is wrong with a network or with what it would be fed is said before there is a run.
     remembered = _remembered(config, source)
     check_networks(source, config)
     with log.held():
         log.start(remembered, None if isinstance(data, DataSource) else data)
-        return _run(source, config, log, quiet)
+        return _run(source, config, log, began, quiet)
 
 
 def _run_again(
-    data: str | Path | DataSource, config: TrainConfig, kept: TrainConfig, log: RunLog, quiet: bool
+    data: str | Path | DataSource, config: TrainConfig, kept: TrainConfig, log: RunLog, began: float, quiet: bool
 ) -> TrainResult:
     """Go on with a run after a rank had failed; where that was after its end, return what it ended with.
 
     Raises:
         UsageError: It is another run, with other settings or on other data.
     """
-    source = opened(data)
+    source = opened(data, quiet=quiet)
     if config.minutes is not None and kept.minutes is None:
         config = as_chosen(config, kept)
     same = with_absolute_paths(_remembered(config, source)) == kept
     if not same or not (isinstance(data, DataSource) or log.data() == Path(data).resolve()):
         raise UsageError(f"{log.folder}: holds another run; choose another --out, or remove it first")
     with log.held():
-        return _run(source, kept, log, quiet)
+        return _run(source, kept, log, began, quiet)
 
 
 def asked(recipe: str, changes: Mapping[str, Any], kept: TrainConfig | None = None) -> TrainConfig:
@@ -150,23 +156,26 @@ def _remembered(config: TrainConfig, source: DataSource) -> TrainConfig:
     return config if config.stages or config.minutes is not None else stages[0]
 
 
-def opened(data: str | Path | DataSource) -> DataSource:
+def opened(data: str | Path | DataSource, *, quiet: bool = False) -> DataSource:
     """Return a data set whose masks and images have passed the cheap checks.
 
     Raises:
         DataError: They have not.
     """
     source = data if isinstance(data, DataSource) else open_dataset(data)
-    refuse_bad(source, ["train", *(["val"] if "val" in source.splits else [])])
+    splits = ["train", *(["val"] if "val" in source.splits else [])]
+    if (masks := sum(len(source.records(split)) for split in splits)) >= MANY:
+        say(f"looking at {masks} masks", quiet=quiet)
+    refuse_bad(source, splits)
     return source
 
 
-def _run(source: DataSource, config: TrainConfig, log: RunLog, quiet: bool) -> TrainResult:
+def _run(source: DataSource, config: TrainConfig, log: RunLog, began: float, quiet: bool) -> TrainResult:
     if result := finished(log, source):
         return result
     with naming_dead_workers():
         if config.minutes is not None:
-            config = fitted(config, source, config.minutes, log.folder, quiet=quiet)
+            config = fitted(config, source, config.minutes, log.folder, began=began, quiet=quiet)
             log.remember(_remembered(config, source))
         if config.stages:
             return fit_stages(source, config, log, quiet=quiet)

@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ from .. import __version__
 from ..errors import DataError, UsageError
 from ..files.atomic import ELSEWHERE, remove_half_written, write_atomically
 from ..files.lock import locked
+from ..files.text import read_text
 from ..models import FCN
 from ..trunks import DOWNLOAD
 from .checkpoint import GO_ON, Checkpoint, Checkpoints
@@ -61,7 +63,9 @@ class RunLog:
         log = cls(folder)
         if not log.writes:
             return log
-        there = next(path for path in (log.folder, *log.folder.absolute().parents) if path.exists())
+        there = next((path for path in (log.folder, *log.folder.absolute().parents) if path.exists()), None)
+        if there is None:
+            raise UsageError(f"{log.folder}: cannot be written (there is no such drive); choose another --out")
         if not there.is_dir() or not os.access(there, os.R_OK | os.W_OK | os.X_OK):
             raise UsageError(
                 f"{log.folder}: cannot be written ({there} is no folder, or not yours to write); choose another --out"
@@ -104,6 +108,8 @@ class RunLog:
         if self.writes and not (folder / CONFIG).is_file():
             shutil.rmtree(folder, ignore_errors=True)
             log.start(config, self._data())
+        elif self.writes and not (folder / SUMMARY).is_file():
+            log.remember(config)  # The run's may have been edited since.
         return log
 
     @property
@@ -136,12 +142,20 @@ class RunLog:
         return path
 
     def _data(self) -> Path | None:
-        path = json.loads((self.folder / ENVIRONMENT).read_text()).get("data")
-        return None if path is None else Path(path)
+        path = self.folder / ENVIRONMENT
+        try:
+            place = json.loads(read_text(path)).get("data")
+            return None if place is None else Path(place)
+        except (DataError, ValueError, AttributeError, TypeError) as error:
+            raise UsageError(
+                f"{path}: does not say on what data the run was started ({error}); {resuming(self.folder, 'DATA ')}"
+            ) from error
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep other processes from writing into the run; what killed ones left half-written is removed.
+
+        A stage that is resumed by itself keeps them from the whole run.
 
         Raises:
             UsageError: Another one writes there, or this one may not.
@@ -149,7 +163,9 @@ class RunLog:
         if not self.writes:
             yield
             return
-        with locked(self.folder, "another process trains in it"):
+        above = self.folder.absolute().parent
+        run = above if self.folder.name.startswith("stage-") and is_run(above) else self.folder
+        with locked(run, "another process trains in it"):
             remove_half_written(self.folder)
             yield
 
@@ -171,7 +187,10 @@ class RunLog:
         writer = csv.DictWriter(table, COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: record.get(name, "") for name in COLUMNS} for record in records)
-        self._write("metrics.csv", table.getvalue(), GO_ON)
+        try:
+            self._write("metrics.csv", table.getvalue(), GO_ON)
+        except UsageError as error:  # As where a spreadsheet holds it, on Windows.
+            warnings.warn(f"{error}; until then log.jsonl holds the same numbers", stacklevel=2)
 
     def save(self, model: FCN, name: str) -> None:
         """Save the network as ``best`` (by validation score; the last where there is no such split) or ``last``."""

@@ -9,6 +9,7 @@ from .config import TrainConfig, changed
 from .feed import resolved
 from .loop import TrainResult, finished, fit, summary
 from .network import built
+from .progress import say
 from .runlog import RunLog
 
 
@@ -58,12 +59,14 @@ def fit_stages(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: b
     Source: Long, Shelhamer & Darrell 2015, section 4.2: finer nets start from the coarser one, at a lower rate.
     """
     seconds, epochs, result = 0.0, 0.0, None
-    for number, stage in enumerate(stage_configs(config), start=1):
+    stages = stage_configs(config)
+    for number, stage in enumerate(stages, start=1):
         if result is not None and stage.model.init is None:
             stage = changed(stage, {"model.init": str(result.run)})
         folder = log.folder / f"stage-{number}-{stage.model.finest_stride}s"
         stage_log = log.stage(folder, resolved(stage, source))
         result = finished(stage_log, source)
+        say(f"stage {number} of {len(stages)}{': finished before' if result else ''}", quiet=quiet)
         if result is None:
             result = fit(source, stage, stage_log, quiet=quiet)
         seconds, epochs = seconds + result.seconds, epochs + result.epochs

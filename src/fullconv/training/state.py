@@ -174,6 +174,9 @@ class TrainState:
         """
         self._check_same_run(checkpoint.facts)
         groups = _grouped(checkpoint.tensors)
+        mean, std = checkpoint.facts["normalisation"]  # Without its weights, or with newer ones, a trunk has another.
+        for model in (self.model, self.average.model):
+            model.normalise_as((tuple(mean), tuple(std)))
         try:
             own = self.model.state_dict()
             self.model.load_state_dict({name: shared(kept, own[name]) for name, kept in groups["model"].items()})

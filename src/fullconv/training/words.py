@@ -134,6 +134,18 @@ def never_seen(pixels: Int64[Tensor, "k"], names: Sequence[str]) -> list[str]:
     ]
 
 
+def trained_and_scored(source: DataSource) -> list[str]:
+    """Return a warning where images of the validation split are trained on as well."""
+    val = source.splits.get("val", ())
+    both = sorted({record.stem for record in set(val) & set(source.splits["train"])})
+    if not both:
+        return []
+    return [
+        f"warning: {len(both)} of the {len(val)} val images are trained on, too, such as {both[0]}: they score too "
+        f"high; take them off one of the lists"
+    ]
+
+
 def balance_in_words(weights: Sequence[float], names: Sequence[str], balance: float) -> list[str]:
     """Return what a pixel of the classes counts that count least and most.
 

@@ -1,5 +1,6 @@
 """ImageNet weights for trunks: the library's own on request, or a file."""
 
+import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             else torch.load(path, map_location="cpu", weights_only=True)
         )
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = next(iter(str(error).splitlines()), "it is empty or cut off")
+        if isinstance(error, pickle.UnpicklingError):  # Torch's words advise to run what is in it.
+            reason = "it is no file of PyTorch's, or holds more than tensors, which could run code"
         raise ModelError(f"{path}: not a readable weight file ({reason}); save it as .safetensors") from error
     state = state.get("state_dict", state) if isinstance(state, Mapping) else state
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):

@@ -27,6 +27,8 @@ from reference.tiff_pack import write_geotiff
 
 H, W = 24, 36
 STEMS = ("a", "b", "c")
+MAC = b"\0\5\x16\7Mac OS X \xff"
+"""What a Mac leaves beside every file on a foreign disk, in one called ``._`` and its name."""
 
 
 def truth(number: int) -> np.ndarray:
@@ -228,6 +230,12 @@ def test_cvat(tmp_path):
     (tmp_path / "labelmap.txt").write_text(rows)
     source = read_back(tmp_path, "cvat", ["background", "aeroplane", "bird"])
     assert source.labels.palette[1] == (10, 10, 128)
+    # The lists of subsets beside it are splits.
+    (tmp_path / "ImageSets" / "Segmentation" / "Train.txt").write_text("a\n")
+    (tmp_path / "ImageSets" / "Segmentation" / "Validation.txt").write_text("b\nc\n")
+    splits = open_dataset(tmp_path).splits.items()
+    stems = {name: "".join(record.stem for record in part) for name, part in splits}
+    assert stems == {"train": "a", "val": "bc"}
 
 
 @pytest.mark.parametrize("kind", ["polygon", "rectangle", "mask"])
@@ -251,8 +259,9 @@ def test_labelme(tmp_path, kind):
                 Image.fromarray(np.ones((bottom - top, right - left), bool)).save(buffer, "PNG")
                 shape["mask"] = base64.b64encode(buffer.getvalue()).decode()
             shapes.append(shape)
-        tree = {"version": "5.4.1", "flags": {}, "shapes": shapes, "imagePath": f"{stem}.jpg", "imageData": None}
+        tree = {"version": "5.4.1", "flags": {}, "shapes": shapes, "imagePath": f"{stem}.jpg", "imageData": "/9j/"}
         (tmp_path / f"{stem}.json").write_text(json.dumps(tree | {"imageHeight": H, "imageWidth": W}))
+        (tmp_path / f"._{stem}.json").write_bytes(MAC)
     read_back(tmp_path, "labelme", ["background", "low", "tall"])
 
 
@@ -596,3 +605,47 @@ def test_a_table_without_pictures_says_which_columns_are_needed(tmp_path):
     (tmp_path / "train.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="is no readable Parquet file"):
         open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("format", ["coco", "huggingface"])
+def test_what_a_mac_leaves_behind_is_no_annotation(tmp_path, format):
+    if format == "coco":
+        test_coco(tmp_path, lambda number, which, ring: [ring])
+    else:
+        test_huggingface(tmp_path, 1)
+    for path in [*tmp_path.rglob("*.json"), *tmp_path.rglob("*.parquet")]:
+        path.with_name(f"._{path.name}").write_bytes(MAC)
+    assert open_dataset(tmp_path if format == "coco" else tmp_path / "set").format == format
+
+
+def test_an_unknown_format_in_a_description_is_an_error_of_the_data(tmp_path):
+    (tmp_path / "dataset.yaml").write_text("format: foldr")
+    with pytest.raises(DataError, match=r"dataset\.yaml: format 'foldr' is unknown; did you mean 'folder'"):
+        open_dataset(tmp_path)
+
+
+def test_accents_are_one_letter_or_two(tmp_path):
+    """By the system that wrote the name."""
+    write_image(tmp_path / "images" / "caf\u00e9.jpg")
+    write_mask(tmp_path / "masks" / "cafe\u0301.png", TRUTHS["a"])
+    (tmp_path / "train.txt").write_text("cafe\u0301\n", "utf-8")
+    assert [record.stem for record in open_dataset(tmp_path).splits["train"]] == ["caf\u00e9"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"names": [False, True]}, "a class is called False; put yes and no, which YAML takes for these, in quotes"),
+        ({"train": 2007}, "a split is 2007; write a folder"),
+        ({"val": True}, "a split is True; write a folder"),
+        ({"train": [1, 2]}, r"a split is \[1, 2\]; write a folder"),
+        ({"train": {"images": "a"}}, "a split is {'images': 'a'}; write a folder"),
+        ({"masks_dir": 5}, "masks_dir is 5; write a folder"),
+    ],
+)
+def test_ultralytics_values_of_another_kind(tmp_path, change, message):
+    root = write_ultralytics(tmp_path, masks=False)
+    tree = yaml.safe_load((root / "data.yaml").read_text())
+    (root / "data.yaml").write_text(yaml.safe_dump(tree | change))
+    with pytest.raises(DataError, match=rf"data\.yaml: {message}"):
+        open_dataset(root)

@@ -105,10 +105,10 @@ def _open(root: Path, description: Description, where: Path | None, format: str 
     name = format or _recognised(root, description)
     if name not in FORMATS:
         near = difflib.get_close_matches(name, FORMATS, 1)
-        raise UsageError(
-            f"format {name!r} is unknown; "
-            + (f"did you mean {near[0]!r}?" if near else f"choose of {', '.join(FORMATS)}")
+        seen = f"format {name!r} is unknown; " + (
+            f"did you mean {near[0]!r}?" if near else f"choose of {', '.join(FORMATS)}"
         )
+        raise DataError(f"{where}: {seen}") if name == description.format else UsageError(seen)
     contents = _described(FORMATS[name].read(root, description), description, where)
     contents = with_channels(contents, description, root)
     if strict:

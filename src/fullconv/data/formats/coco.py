@@ -11,6 +11,7 @@ from ...files.pictures import ImageFile
 from ...files.shapes import CocoRuns, Shape, polygon
 from ..classes import ClassEntry, largest_table
 from ..description import Description
+from ..pairing import visible
 from ..problems import Problem
 from ..source import Contents, Record
 from .annotation import BACKGROUND, Images, begins_with, holds, read_json, split_named, stated_size
@@ -57,7 +58,7 @@ def read(root: Path, description: Description) -> Contents:
 def _files(root: Path) -> list[Path]:
     if root.suffix.lower() == ".json":
         return [root] if root.is_file() else []
-    return sorted({*root.glob("*.json"), *root.glob("annotations/*.json"), *root.glob("*/_annotations.coco.json")})
+    return visible([*root.glob("*.json"), *root.glob("annotations/*.json"), *root.glob("*/_annotations.coco.json")])
 
 
 def _segmentations(path: Path) -> dict[str, Any] | None:

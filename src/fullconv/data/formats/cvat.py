@@ -8,7 +8,7 @@ from ..classes import ClassEntry
 from ..description import Description
 from ..pairing import Pairs
 from ..source import Contents
-from .voc import LISTS, listed_splits
+from .voc import listed_splits
 
 IMAGE_FOLDERS = ("JPEGImages", "images", ".")
 
@@ -22,10 +22,9 @@ def read(root: Path, description: Description) -> Contents:
     """Read masks in the label map's colours; the images lie in ``JPEGImages/``, ``images/``, or beside it."""
     images = next(root / name for name in IMAGE_FOLDERS if (root / name).is_dir())
     pairs = Pairs.of(images, root / "SegmentationClass")
-    default = root / LISTS[0] / "default.txt"
-    splits = {"": pairs.every()} if default.is_file() else listed_splits(root, pairs, description)
     table = root / "labelmap.txt"
-    return Contents(splits, table, _entries(table), problems=tuple(pairs.problems))
+    # CVAT's default.txt, of images in no subset, is no split: where it is the only list, all are taken.
+    return Contents(listed_splits(root, pairs, description), table, _entries(table), problems=tuple(pairs.problems))
 
 
 def _entries(table: Path) -> list[ClassEntry]:

@@ -99,7 +99,7 @@ def _every(images: Path, masks: Path, classes: "_Classes | None", problems: list
     if classes:
         stacked = _stacked(images, masks, classes)
         for image in files_in(images, PICTURE_SUFFIXES):
-            if image.stem not in stacked:
+            if plain_stem(image) not in stacked:
                 seen = f"has no mask of the same stem in any class folder of {masks}"
                 problems.append(Problem("missing_mask", (image,), seen, "add its masks, or remove this file"))
         return tuple(stacked.values())
@@ -119,14 +119,14 @@ def _pairs(images: Path, masks: Path) -> Pairs:
 
 def _mask_stem(images: Path, masks: Path) -> Stem:
     """Return how to get from a mask's name to its image's: whatever of the usual endings gives the most pairs."""
-    stems = {file.stem for file in files_in(images, PICTURE_SUFFIXES)}
-    names = [file.stem for file in files_in(masks, MASK_SUFFIXES)]
+    stems = {plain_stem(file) for file in files_in(images, PICTURE_SUFFIXES)}
+    names = [plain_stem(file) for file in files_in(masks, MASK_SUFFIXES)]
 
     def pairs(ending: str) -> int:
         return sum(name.endswith(ending) and name.removesuffix(ending) in stems for name in names)
 
     best = max(("", *MASK_ENDINGS), key=pairs)
-    return lambda path: path.stem.removesuffix(best)
+    return lambda path: plain_stem(path).removesuffix(best)
 
 
 def _class_folders(places: Collection[tuple[Path, Path]]) -> dict[str, Path]:
@@ -182,14 +182,15 @@ def _stacked(images: Path, masks: Path, classes: _Classes) -> dict[str, Record]:
     """Return the images that have a mask in some class folder, by stem."""
     folders = _folders_in(images, masks)
     files = [
-        (number, {file.stem: file for file in files_in(folders[name], MASK_SUFFIXES)})
+        (number, {plain_stem(file): file for file in files_in(folders[name], MASK_SUFFIXES)})
         for name, number in classes.ids.items()
         if name in folders
     ]
     records = {}
     for image in files_in(images, PICTURE_SUFFIXES):
-        if found := tuple((number, of_class[image.stem]) for number, of_class in files if image.stem in of_class):
-            records[image.stem] = Record(image.stem, picture(image), ClassFiles(found, classes.background))
+        stem = plain_stem(image)
+        if found := tuple((number, of_class[stem]) for number, of_class in files if stem in of_class):
+            records[stem] = Record(stem, picture(image), ClassFiles(found, classes.background))
     return records
 
 

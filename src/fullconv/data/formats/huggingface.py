@@ -9,6 +9,7 @@ from ...errors import DataError
 from ...files.parquet import CellImage, CellMask, open_table
 from ..classes import ClassEntry
 from ..description import Description
+from ..pairing import visible
 from ..source import SPLIT_WORDS, Contents, Record
 from .annotation import read_json
 
@@ -72,4 +73,4 @@ def _entries(path: Path) -> list[ClassEntry]:
 def _tables(root: Path) -> list[Path]:
     if root.suffix.lower() == ".parquet":
         return [root] if root.is_file() else []
-    return sorted(path for place in (root, root / "data") for path in place.glob("*.parquet"))
+    return visible(path for place in (root, root / "data") for path in place.glob("*.parquet"))

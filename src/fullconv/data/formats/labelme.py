@@ -16,7 +16,7 @@ from ...files.shapes import Pixels, Shape, box, circle, polygon
 from ...files.text import read_text
 from ..classes import VOID, ClassEntry
 from ..description import Description
-from ..pairing import split_folders
+from ..pairing import split_folders, visible
 from ..problems import Problem
 from ..source import Contents, Record
 from .annotation import BACKGROUND, Images, begins_with, read_json, stated_size, with_background
@@ -57,13 +57,14 @@ def _places(root: Path) -> dict[str, Path]:
 
 
 def _files(place: Path) -> list[Path]:
-    return sorted(place.glob("*.json")) or sorted(place.glob("*/*.json"))
+    return visible(place.glob("*.json")) or visible(place.glob("*/*.json"))
 
 
 def _tree(path: Path) -> Mapping[str, Any]:
     tree = read_json(path)
     if not isinstance(tree, dict) or not isinstance(tree.get("shapes"), list):
         raise DataError(f"{path}: is no annotation of LabelMe (it has no shapes); remove it, or save it again")
+    tree.pop("imageData", None)  # The image once more, as text.
     return tree
 
 
@@ -82,9 +83,10 @@ def _entries(root: Path, trees: Mapping[Path, Mapping[str, Any]]) -> list[ClassE
 def _records(
     trees: Mapping[Path, Mapping[str, Any]], root: Path, ids: Mapping[str, int], problems: list[Problem]
 ) -> list[Record]:
-    records = []
+    records, folders = [], dict[Path, Images]()
     for path, tree in trees.items():
-        image = Images([path.parent, root]).find(str(tree.get("imagePath") or path.stem))
+        images = folders.setdefault(path.parent, Images([path.parent, root]))
+        image = images.find(str(tree.get("imagePath") or path.stem))
         if image is None:
             seen = f"names the image {tree.get('imagePath')!r}, which is nowhere in {root}"
             problems.append(Problem("missing_image", (path,), seen, "add the image, or remove this file"))

@@ -40,7 +40,8 @@ def read(root: Path, description: Description) -> Contents:
 
 def _pairs(place: Path, problems: list[Problem]) -> tuple[Record, ...]:
     masks = {file.stem: file for file in files_in(place, MASK_SUFFIXES) if file.stem.endswith(ENDING)}
-    images = [file for file in files_in(place, IMAGE_SUFFIXES) if file not in masks.values()]
+    taken = set(masks.values())
+    images = [file for file in files_in(place, IMAGE_SUFFIXES) if file not in taken]
     records = [
         Record(image.stem, ImageFile(image), MaskFile(masks.pop(f"{image.stem}{ENDING}")))
         for image in images

@@ -1,6 +1,6 @@
 """Ultralytics: a YAML with ``train``, ``val`` and ``names``; polygons in ``labels/``, or masks in ``masks_dir``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from ...files.images import IMAGE_SUFFIXES, MASK_SUFFIXES
 from ...files.masks import Drawing, MaskFile
 from ...files.pictures import ImageFile
 from ...files.shapes import polygon
-from ...files.text import read_text
+from ...files.text import parse_yaml, read_text
 from ..classes import ClassEntry
 from ..description import Description
 from ..pairing import files_in
@@ -42,6 +42,8 @@ def read(root: Path, description: Description) -> Contents:
     tree = _tree(path)
     entries = _entries(path, tree.get("names"))
     masks = tree.get("masks_dir")
+    if masks is not None and not isinstance(masks, str):
+        raise DataError(f"{path}: masks_dir is {masks!r}; write a folder")
     if not masks:
         entries.append(ClassEntry(max(entry.id for entry in entries) + 1, BACKGROUND))
     problems: list[Problem] = []
@@ -68,19 +70,23 @@ def _entries(path: Path, names: Any) -> list[ClassEntry]:
         entries = []
     if not entries:
         raise DataError(f"{path}: names is {names!r}; write a list of class names, or a mapping id: name")
+    if truths := [name for name in table.values() if isinstance(name, bool)]:
+        raise DataError(f"{path}: a class is called {truths[0]}; put yes and no, which YAML takes for these, in quotes")
     return entries
 
 
 def _tree(path: Path) -> Mapping[str, Any]:
     try:
-        tree = yaml.safe_load(read_text(path))
+        tree = parse_yaml(read_text(path))
     except yaml.YAMLError:
         return {}
     return tree if isinstance(tree, dict) else {}
 
 
-def _images(path: Path, tree: Mapping[str, Any], split: str | Sequence[str]) -> list[Path]:
+def _images(path: Path, tree: Mapping[str, Any], split: Any) -> list[Path]:
     """A split is a folder, a text file of image paths, or a list of such."""
+    if not isinstance(split, str) and not (isinstance(split, list) and all(isinstance(name, str) for name in split)):
+        raise DataError(f"{path}: a split is {split!r}; write a folder, a text file of images, or a list of these")
     bases = [path.parent / str(tree.get("path") or "."), path.parent]
     images: list[Path] = []
     for name in [split] if isinstance(split, str) else split:
