@@ -8,7 +8,7 @@ line and leaves with ``exit_code``::
     ├── DataError            3   a data set, an image, a mask
     ├── ModelError           4   a model folder or a weight file
     ├── NotFinite            1   a loss, gradient or weight in training that is no number
-    ├── Interrupted    130/143   a signal ended a run, with its state saved (fullconv.training.interrupt)
+    ├── Interrupted    130/143   a signal ended a run, with its state saved
     └── GeometryError        2   layers whose strides, offsets or sizes do not fit
 """
 
@@ -47,6 +47,14 @@ class GeometryError(FullconvError):
     """Layers that do not fit together: unequal strides, an offset that is not whole, an empty output."""
 
     exit_code = 2
+
+
+class Interrupted(FullconvError):
+    """A signal ended the run; its state after the last whole step was saved."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + number  # type: ignore[misc]
 
 
 def out_of_memory(error: BaseException) -> bool:

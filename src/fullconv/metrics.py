@@ -15,7 +15,10 @@ from .errors import DataError, UsageError
 
 AbsentClasses = Literal["exclude", "zero"]
 Ids: TypeAlias = Integer[Tensor, "*shape"] | Integer[np.ndarray, "*shape"]
-KEYS = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu", "per_class", "absent_classes")
+METRICS = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu")
+"""The paper's four, as :class:`Scores` names them."""
+
+KEYS = (*METRICS, "per_class", "absent_classes")
 
 
 def confusion_matrix(

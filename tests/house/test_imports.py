@@ -33,6 +33,20 @@ MAY_IMPORT = {
         "inference",
     },
 }
+TRAINING = (
+    {"config", "checkpoint", "interrupt", "kernels", "events"},
+    {"feed", "runtime"},
+    {"optim", "step", "network", "runlog"},
+    {"state"},
+    {"progress"},
+    {"loop"},
+    {"stages"},
+    {"budget"},
+    {"run"},
+    {"range_test"},
+)
+"""Modules of training, each of which imports those of the rows before its own: docs/decisions/0014."""
+
 STANDARD_ONLY = ("errors", "geometry")
 
 
@@ -70,6 +84,15 @@ def test_imports_only_go_down():
     assert not wrong
 
 
+def test_training_is_read_from_the_bottom_up():
+    rows = {f"training.{name}": number for number, row in enumerate(TRAINING) for name in row}
+    inside = {name: path for name, path in modules().items() if name.startswith("training.") and "__init__" not in name}
+    assert rows.keys() == inside.keys()
+    for name, path in inside.items():
+        targets = {target for target, ours in imports(name, path) if ours and target.startswith("training")}
+        assert all(rows[target] < rows[name] for target in targets), name
+
+
 def test_nothing_imports_the_command_line():
     rooms = {
         name: {target.split(".")[0] for target, ours in imports(name, path) if ours} for name, path in modules().items()
@@ -100,9 +123,9 @@ def test_one_file_knows_of_other_processes():
 def test_there_are_no_cycles():
     graph = {}
     for name, path in modules().items():
-        graph[name] = {
-            target for target, ours in imports(name, path) if ours and target in modules() and target != name
-        }
+        targets = {target for target, ours in imports(name, path) if ours}
+        faces = {target if target in modules() else f"{target}.__init__" for target in targets}
+        graph[name] = (faces & modules().keys()) - {name}
     done: set[str] = set()
 
     def visit(name: str, trail: tuple[str, ...]) -> None:

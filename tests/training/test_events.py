@@ -62,7 +62,7 @@ def test_what_a_killed_process_wrote_too_much_is_taken_back(tmp_path):
     for first, loss in ((1, 3.0), (2, 2.0)):
         events = Events(tmp_path, first)
         for epoch in (first, first + 1):
-            events.write({"epoch": epoch, "loss": loss}, [0.1])
+            events.epoch({"epoch": epoch, "loss": loss}, 0.1, None, None)
     curve = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
     assert [(event.step, event.value) for event in curve] == [(1, 3.0), (2, 2.0), (3, 2.0)]
 

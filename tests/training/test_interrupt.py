@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from fullconv import fcn8s
 from fullconv.data import write_shapes
 from fullconv.errors import UsageError
-from fullconv.training import budget, rates
+from fullconv.training import budget, range_test
 from fullconv.training.config import load_config
 from fullconv.training.feed import naming_dead_workers
 from fullconv.training.interrupt import Abandoned, Interrupt, deaf_to_signals, interruptible, leaving_passes
@@ -99,13 +99,13 @@ def test_in_steps_that_are_only_measured(tmp_path, monkeypatch, stopping, comman
         models.append(model)
         signalled_backwards(model.train())
 
-    module = budget if command == "--time" else rates
+    module = budget if command == "--time" else range_test
     monkeypatch.setattr(module, "train_step", step)
     with pytest.raises(Stopped):
         if command == "--time":
             budget.measured(60.0, build_model(config, source), source, config, tmp_path)
         else:
-            rates.find_rate(source, tmp_path / "run", settings=TINY)
+            range_test.find_rate(source, tmp_path / "run", settings=TINY)
     assert any(parameter.grad is None for parameter in learned(models[-1]))
 
 

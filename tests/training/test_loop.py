@@ -16,11 +16,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from fullconv import fcn8s, load, train
-from fullconv.data import open_dataset, write_shapes
+from fullconv.data import DataSource, open_dataset, write_shapes
 from fullconv.errors import DataError, ModelError, NotFinite, UsageError
 from fullconv.evaluation import evaluate
 from fullconv.models import FCN
-from fullconv.training import loop, progress, rates, words
+from fullconv.training import loop, progress, range_test
 from fullconv.training.checkpoint import Checkpoints
 from fullconv.training.config import load_config
 from fullconv.training.feed import (
@@ -33,13 +33,13 @@ from fullconv.training.feed import (
     resolved,
 )
 from fullconv.training.interrupt import Interrupt, Interrupted
-from fullconv.training.loop import Clock, Session, same_step
-from fullconv.training.network import build_model, built
+from fullconv.training.loop import check_same_step
+from fullconv.training.network import build_model, initialised
 from fullconv.training.optim import rate_factor
+from fullconv.training.progress import describe
 from fullconv.training.runlog import RunLog
 from fullconv.training.runtime import Runtime
-from fullconv.training.state import TrainState
-from fullconv.training.words import describe
+from fullconv.training.state import Clock, Session, TrainState
 
 TINY = {"model.trunk": "small", "model.context": "none", "data.crop": 48, "data.batch_size": 4}
 
@@ -328,7 +328,7 @@ def test_what_was_derived_is_said_with_its_reason(shapes):
 @pytest.mark.parametrize(("crop", "larger", "room"), [(8, 1, "48"), (8, 2, "192"), (16, 1, None)])
 def test_large_images_are_said_to_have_room_for_patches(shapes, monkeypatch, crop, larger, room):
     """Here of 48×64 pixels each."""
-    monkeypatch.setattr(words, "mean_area", lambda source: 48 * 64)
+    monkeypatch.setattr(progress, "mean_area", lambda source: 48 * 64)
     config = load_config("modern", {**TINY, "data.crop": crop, "model.input_scale": larger})
     feed = build_feed(shapes, config)
     said = "\n".join(describe(build_model(config, shapes), shapes, feed, config, Runtime(device="cpu")))
@@ -422,9 +422,9 @@ def test_a_signal_while_ranks_ask_each_other_is_not_lost():
 
 
 def test_ranks_that_would_go_on_from_different_steps_do_not():
-    same_step(at_step(0), Ranks())
+    check_same_step(at_step(0), Ranks())
     with pytest.raises(ModelError, match=r"ranks would go on from different steps \(7, 0\)"):
-        same_step(at_step(7), Ranks())
+        check_same_step(at_step(7), Ranks())
 
 
 def at_step(number):
@@ -500,12 +500,13 @@ def test_less_is_kept_where_that_is_asked_for(shapes, recompute):
 
 
 def test_a_class_without_a_pixel_is_named(shapes, tmp_path, monkeypatch, capsys):
-    real = loop.class_pixels
+    real = DataSource.class_pixels
 
-    def without_the_last(source):
-        return {task: counts * (torch.arange(len(counts)) < len(counts) - 1) for task, counts in real(source).items()}
+    def without_the_last(source, split):
+        counts = real(source, split)
+        return counts * (torch.arange(len(counts)) < len(counts) - 1)
 
-    monkeypatch.setattr(loop, "class_pixels", without_the_last)
+    monkeypatch.setattr(DataSource, "class_pixels", without_the_last)
     train(shapes, tmp_path / "run", settings=TINY, epochs=1)
     assert f"warning: no training mask holds {shapes.labels.names[-1]}:" in capsys.readouterr().err
 
@@ -524,7 +525,7 @@ def test_every_epoch_and_every_seed_has_an_order_and_changes_of_its_own(shapes):
 
 def test_every_seed_has_weights_of_its_own(shapes):
     def first(seed):
-        network, _ = built(shapes, load_config("modern", {**TINY, "seed": seed}))
+        network, _ = initialised(shapes, load_config("modern", {**TINY, "seed": seed}))
         return next(network.parameters())
 
     assert first(0).equal(first(0)) and not first(0).equal(first(1))
@@ -615,7 +616,7 @@ def test_what_a_run_remembers_makes_the_same_run(shapes, tmp_path):
 def test_a_run_folder_that_cannot_be_is_refused_at_once(shapes, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
     monkeypatch.setattr(loop, "train_step", None)
-    for find in (run, partial(rates.find_rate, settings=TINY)):
+    for find in (run, partial(range_test.find_rate, settings=TINY)):
         with pytest.raises(UsageError, match=r"file/run: cannot be written .*; choose another --out"):
             find(shapes, tmp_path / "file" / "run")
 
@@ -625,7 +626,7 @@ def test_the_rate_falls_over_the_whole_run(shapes, tmp_path, monkeypatch):
     rates, real = [], loop.train_step
 
     def step(model, batches, optimiser, objective):
-        rates.append(optimiser.param_groups[0]["lr"])
+        range_test.append(optimiser.param_groups[0]["lr"])
         return real(model, batches, optimiser, objective)
 
     monkeypatch.setattr(loop, "train_step", step)

@@ -7,14 +7,13 @@ from fullconv.training.config import OptimSection, load_config
 from fullconv.training.optim import (
     WeightAverage,
     build_optimiser,
-    class_weights,
     parameter_groups,
     rate_factor,
     trunk_layers,
 )
 from fullconv.training.runtime import Runtime
 from fullconv.training.state import TrainState, check_weights
-from fullconv.training.step import check_step
+from fullconv.training.step import check_step, class_weights
 
 
 @pytest.fixture(scope="module")

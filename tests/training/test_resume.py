@@ -203,7 +203,7 @@ def test_interrupted_in_the_middle(shapes, tmp_path, monkeypatch, owner, name, c
         return real(*arguments, **options)
 
     # Called as the training begins: to build a network is to call its layers, too.
-    monkeypatch.setattr(loop, "same_step", lambda *arguments: monkeypatch.setattr(owner, name, stopping))
+    monkeypatch.setattr(loop, "check_same_step", lambda *arguments: monkeypatch.setattr(owner, name, stopping))
     with pytest.raises(Interrupted) as stopped:
         train(source, tmp_path / "run", settings=settings, epochs=EPOCHS, quiet=True)
     assert stopped.value.exit_code == 130

@@ -18,9 +18,9 @@ from fullconv.losses import multitask_loss, soft_jaccard
 from fullconv.models import FCN
 from fullconv.training.config import OptimSection, load_config
 from fullconv.training.optim import build_optimiser
+from fullconv.training.progress import rate_in_words
 from fullconv.training.runtime import Runtime
 from fullconv.training.step import Objective, accumulate_gradients, step_size, train_step
-from fullconv.training.words import rate_in_words
 
 
 @pytest.fixture

@@ -58,13 +58,15 @@ def print_scores(scores: "Scores") -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from ..metrics import METRICS
+
     console = Console(highlight=False, markup=False, emoji=False)
     table = Table("class", "IU", "accuracy", "pixels", box=None, pad_edge=False)
     for row in scores.per_class:
         table.add_row(row["name"], _percent(row["iu"]), _percent(row["accuracy"]), f"{row['pixels']:,}")
     console.print(table)
     console.print()
-    for key in ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu"):
+    for key in METRICS:
         console.print(f"{key.replace('_', ' '):22} {scores[key]:.4f}")
 
 

@@ -49,6 +49,7 @@ def train(
     from ..training import find_rate
     from ..training import train as run
     from ..training.config import parse_settings
+    from ..training.range_test import RANGE_TEST
     from ..training.runtime import is_first
 
     changes, minutes = parse_settings(settings or []), None if time is None else _minutes(time)
@@ -59,7 +60,7 @@ def train(
             raise UsageError("--find-lr needs DATA and --out FOLDER, and no --resume")
         found = find_rate(data, out, recipe=recipe, settings=changes, **named)
         if is_first():
-            print(f"suggested: --set optim.rate={found.suggestion:g}; the picture: {out / 'find-lr.png'}")
+            print(f"suggested: --set optim.rate={found.suggestion:g}; the picture: {out / f'{RANGE_TEST}.png'}")
         return
     result = run(data, out, recipe=recipe, settings=changes, resume=resume, **named)
     if not is_first():

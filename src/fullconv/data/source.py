@@ -20,7 +20,7 @@ from ..files.pictures import ImageFile, Picture
 from ..files.raster import Window
 from .classes import ClassEntry, ClassTable
 from .description import Description
-from .labels import LabelSet
+from .labels import DEFAULT_TASK, LabelSet
 from .problems import Problem
 from .sample import Sample
 
@@ -98,6 +98,11 @@ class DataSource:
     def labels(self) -> LabelSet:
         """The classes, with the one ``ignore_index`` of all targets."""
         return self.table.labels
+
+    @property
+    def tasks(self) -> dict[str, "DataSource"]:
+        """All tasks on these images by name, first that of the data set's own masks."""
+        return {DEFAULT_TASK: self, **self.further}
 
     def records(self, split: str) -> tuple[Record, ...]:
         """Return the samples of a split, unread.

@@ -17,13 +17,13 @@ from ..models import FCN
 from .config import TrainConfig, changed
 from .feed import build_feed, input_scale, resolved
 from .interrupt import Interrupt, leaving_passes
-from .loop import RARELY, saying_how_to_do_without
-from .network import build_model, class_pixels
+from .loop import saying_how_to_do_without
+from .network import build_model
 from .progress import say
 from .runlog import RunLog
 from .runtime import Runtime, is_first
 from .stages import stage_configs
-from .state import TrainState
+from .state import RARELY, TrainState
 from .step import Objective, train_step
 
 TRIAL, LEAST = 0.02, 11
@@ -190,7 +190,7 @@ def measured(seconds: float, model: FCN, source: DataSource, config: TrainConfig
     """
     start, runtime = time.monotonic(), Runtime(config.optim.precision)
     runtime.prepare(model, config.optim.batch_norm)
-    objective = Objective.of(class_pixels(source), config, runtime)
+    objective = Objective.of(source, config, runtime)
     before = time.monotonic()
     feed = build_feed(source, config, runtime.rank, runtime.ranks)
     once = time.monotonic() - before  # The run will look once more for where patches are to lie.

@@ -99,7 +99,7 @@ class OptimSection(_Section):
 
     ``rate`` is the learning rate for the mean loss over labelled pixels, or for the summed one with ``loss: sum``.
     The loss is taken at each ``loss_stride``-th row and column, which must divide the finest tap's stride.
-    ``balance`` is how far rare classes count more: see :func:`fullconv.training.optim.class_weights`. ``jaccard`` is
+    ``balance`` is how far rare classes count more: see :func:`fullconv.training.step.class_weights`. ``jaccard`` is
     the weight of :func:`fullconv.losses.soft_jaccard` of every batch, which is added to the cross-entropy. The trunk
     learns at ``trunk_rate`` times the rate (0 freezes it), and each of its layers (see
     :func:`fullconv.training.optim.trunk_layers`) at ``layer_decay`` times that of the next. ``batch_norm: frozen``

@@ -1,6 +1,5 @@
 """TensorBoard: the numbers of ``log.jsonl`` as curves, and pictures of predictions (extra ``tensorboard``)."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from ..data import DataSource
 from ..errors import UsageError
 from ..evaluation import panel
 from ..inference import Predictor
+from ..models import FCN
 
 FOLDER, PICTURES, LARGEST = "tensorboard", 4, 2048
 """Where events lie in a run; how many pictures they have, and how many pixels the longer side of one at most."""
@@ -44,19 +44,19 @@ class Events:
     def __init__(self, run: Path, epoch: int) -> None:
         self._writer: Any = summary_writer()(run / FOLDER, purge_step=epoch)
 
-    def write(self, record: dict[str, Any], rates: Sequence[float]) -> None:
-        """Write an epoch's line of the log, and the highest learning rate."""
-        numbers = {name: value for name, value in record.items() if isinstance(value, float)} | {"rate": max(rates)}
+    def epoch(self, record: dict[str, Any], rate: float, model: FCN, source: DataSource) -> None:
+        """Write an epoch's line of the log and its highest learning rate; where it was scored, also a few pictures.
+
+        Those are image | truth | prediction | errors of validation images.
+        """
+        numbers = {name: value for name, value in record.items() if isinstance(value, float)} | {"rate": rate}
         for name, value in numbers.items():
             self._writer.add_scalar(name, value, record["epoch"])
+        if "mean_iu" in record:
+            predictor, samples = Predictor(model, device=model.mean.device), source.dataset("val")
+            for index in range(0, len(samples), max(1, len(samples) // PICTURES))[:PICTURES]:
+                sample = samples[index]
+                picture = panel(sample, predictor)
+                picture.thumbnail((LARGEST, LARGEST))
+                self._writer.add_image(sample.stem, np.asarray(picture), record["epoch"], dataformats="HWC")
         self._writer.flush()  # What is not flushed is lost at the end of the process.
-
-    def show(self, predictor: Predictor, source: DataSource, epoch: int) -> None:
-        """Write image | truth | prediction | errors of a few validation images."""
-        samples = source.dataset("val")
-        for index in range(0, len(samples), max(1, len(samples) // PICTURES))[:PICTURES]:
-            sample = samples[index]
-            picture = panel(sample, predictor)
-            picture.thumbnail((LARGEST, LARGEST))
-            self._writer.add_image(sample.stem, np.asarray(picture), epoch, dataformats="HWC")
-        self._writer.flush()

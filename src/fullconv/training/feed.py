@@ -26,7 +26,7 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
     """The batches of one rank: of every step's samples, which do not depend on the ranks, its equal share.
 
     Args:
-        sampler: Order of an epoch's samples.
+        order: Of an epoch's samples.
         batch_size: Most samples of a batch.
         step: Samples of a step, over all ranks.
         rank: Number of this rank, from 0.
@@ -36,14 +36,14 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
         UsageError: The samples of a step cannot be shared equally.
     """
 
-    def __init__(self, sampler: EpochSampler, batch_size: int, step: int, rank: int = 0, ranks: int = 1) -> None:
+    def __init__(self, order: EpochSampler, batch_size: int, step: int, rank: int = 0, ranks: int = 1) -> None:
         if step % ranks:
             raise UsageError(
                 f"a step of {step} images cannot be shared by {ranks} ranks: "
                 f"let data.batch_size × data.accumulate, and the number of images if that is less, be a multiple of "
                 f"{ranks} (--set data.accumulate={ranks})"
             )
-        self.sampler, self.batch_size, self.images_a_step = sampler, batch_size, step
+        self.order, self.batch_size, self.images_a_step = order, batch_size, step
         self.share, self.first = step // ranks, rank * (step // ranks)
 
     @property
@@ -51,11 +51,8 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
         """Number of batches that make this rank's share of a step."""
         return math.ceil(self.share / self.batch_size)
 
-    def __len__(self) -> int:
-        return len(self.sampler) // self.images_a_step * self.batches_a_step
-
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        keys = list(self.sampler)
+        keys = list(self.order)
         for start in range(self.first, len(keys) - self.images_a_step + 1 + self.first, self.images_a_step):
             mine = keys[start : start + self.share]
             for at in range(0, self.share, self.batch_size):
@@ -68,14 +65,14 @@ class Feed:
 
     Attributes:
         loader: Batches of one epoch.
-        batches: Decides which samples they hold.
+        sampler: Decides which samples they hold.
         epochs: Passes over the training images.
         crop: Height and width of the crops, or None for whole images.
         evaluations: How many times at most the validation split is scored; no epoch has more than one.
     """
 
     loader: DataLoader[Batch]
-    batches: StepBatches
+    sampler: StepBatches
     epochs: float
     crop: tuple[int, int] | None
     evaluations: int
@@ -83,12 +80,12 @@ class Feed:
     @property
     def samples(self) -> int:
         """Images of an epoch, or patches of them."""
-        return len(self.batches.sampler)
+        return len(self.sampler.order)
 
     @property
     def steps_an_epoch(self) -> int:
         """Steps that the samples of an epoch make; what is left over is not used in that epoch."""
-        return self.samples // self.batches.images_a_step
+        return self.samples // self.sampler.images_a_step
 
     @property
     def total_steps(self) -> int:
@@ -111,11 +108,11 @@ class Feed:
             yield from self._steps(number, 0, self.steps_an_epoch)
 
     def _steps(self, number: int, first: int, end: int) -> Iterator[list[Batch]]:
-        self.batches.sampler.set_epoch(number, first * self.batches.images_a_step)
+        self.sampler.order.set_epoch(number, first * self.sampler.images_a_step)
         batches = iter(self.loader)
         for _ in range(first, end):
             try:
-                yield [next(batches) for _ in range(self.batches.batches_a_step)]
+                yield [next(batches) for _ in range(self.sampler.batches_a_step)]
             except FullconvError as error:
                 # A worker's comes with its traceback before it.
                 raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from error
@@ -170,11 +167,11 @@ def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: in
     else:
         drawn = Patches(source, samples.records, transform, data.patches, larger)
     epochs = float(derived_epochs(len(drawn))) if config.epochs == "auto" else config.epochs
-    sampler = EpochSampler(len(drawn), config.seed, replacement=data.replacement)
-    batches = StepBatches(sampler, data.batch_size, min(data.batch_size * data.accumulate, len(drawn)), rank, ranks)
+    order = EpochSampler(len(drawn), config.seed, replacement=data.replacement)
+    sampler = StepBatches(order, data.batch_size, min(data.batch_size * data.accumulate, len(drawn)), rank, ranks)
     loader: DataLoader[Batch] = DataLoader(
         drawn,  # type: ignore[arg-type]
-        batch_sampler=batches,
+        batch_sampler=sampler,
         num_workers=data.workers,
         persistent_workers=data.workers > 0,
         # As it always was there: the server that Python 3.14 starts them from ends at a signal, and they with it.
@@ -184,7 +181,7 @@ def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: in
         # Of its own: starting to iterate draws from it, and a resumed run starts more often.
         generator=torch.Generator(),
     )
-    return Feed(loader, batches, epochs, crop, config.evaluations if "val" in source.splits else 0)
+    return Feed(loader, sampler, epochs, crop, config.evaluations if "val" in source.splits else 0)
 
 
 def resolved(config: TrainConfig, source: DataSource, rank: int = 0, ranks: int = 1) -> TrainConfig:

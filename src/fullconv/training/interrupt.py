@@ -12,15 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import FullconvError
-
-
-class Interrupted(FullconvError):
-    """A signal ended the run; its state after the last whole step was saved."""
-
-    def __init__(self, number: int, message: str) -> None:
-        super().__init__(message)
-        self.exit_code = 128 + number  # type: ignore[misc]
+from ..errors import Interrupted
 
 
 class Abandoned(Exception):

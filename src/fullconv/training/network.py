@@ -1,23 +1,16 @@
 """From a configuration and a data set to the network that is trained."""
 
-from dataclasses import asdict
-
 import torch
-from jaxtyping import Int64
 
 from ..data import DataSource
-from ..data.labels import DEFAULT_TASK
 from ..data.source import Moments
-from ..errors import FullconvError, UsageError
+from ..errors import UsageError
 from ..files import Bands, ImageFile
 from ..inference import model_folder
 from ..models import FCN, ModelConfig, StartReport, start_from
 from ..models.build import check_scaled_skips
-from .config import TrainConfig, changed
+from .config import TrainConfig
 from .feed import input_scale
-from .progress import say
-from .runlog import TRANSPLANT, RunLog
-from .words import taken_over
 
 NORMALISATIONS = {
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
@@ -46,7 +39,7 @@ def build_model(config: TrainConfig, source: DataSource) -> FCN:
         )
     if normalisation is None and not isinstance(image, ImageFile):
         normalisation = source.channel_moments("train")
-    labels = {task: part.labels for task, part in tasks(source).items()}
+    labels = {task: part.labels for task, part in source.tasks.items()}
     options = section.model_dump(exclude={"trunk_weights", "normalisation", "init", "recompute", "input_scale"})
     model_config = ModelConfig(
         **options,
@@ -66,24 +59,7 @@ def build_model(config: TrainConfig, source: DataSource) -> FCN:
     return model
 
 
-def starting_network(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = False) -> FCN:
-    """Return the network to train, and leave a report of what it took over from ``model.init``.
-
-    Where the files are gone that it started from, but a checkpoint is there, it comes without their weights.
-    """
-    try:
-        model, report = built(source, config)
-    except FullconvError:
-        if log.checkpoints.latest() is None:
-            raise
-        return build_model(changed(config, {"model.trunk_weights": None}), source)
-    if report is not None and not log.checkpoints.exist():
-        log.write_json(TRANSPLANT, {"from": config.model.init} | asdict(report))
-        say(*taken_over(report, str(config.model.init)), quiet=quiet)
-    return model
-
-
-def built(source: DataSource, config: TrainConfig) -> tuple[FCN, StartReport | None]:
+def initialised(source: DataSource, config: TrainConfig) -> tuple[FCN, StartReport | None]:
     """Return the network to train as it begins, and what it took over from ``model.init``, if there is one.
 
     Raises:
@@ -102,13 +78,3 @@ def built(source: DataSource, config: TrainConfig) -> tuple[FCN, StartReport | N
             f"leave it out"
         )
     return model, report
-
-
-def tasks(source: DataSource) -> dict[str, DataSource]:
-    """Return a data set's tasks by name, that of its own masks first."""
-    return {DEFAULT_TASK: source, **source.further}
-
-
-def class_pixels(source: DataSource) -> dict[str, Int64[torch.Tensor, "_"]]:
-    """Return how many training pixels every class has, by task."""
-    return {task: part.class_pixels("train") for task, part in tasks(source).items()}

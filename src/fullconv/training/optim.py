@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
 from torch import nn
 
 from ..models import FCN
@@ -112,24 +111,6 @@ def rate_factor(optim: OptimSection, step: int, steps: int) -> float:
         return rise * float((1 - step / steps) ** 0.9)
     fall = max(0.0, step - warm) / max(1.0, steps - warm)
     return rise * 0.5 * (1 + math.cos(math.pi * fall))
-
-
-def class_weights(pixels: Int64[torch.Tensor, "k"], balance: float) -> Float[torch.Tensor, "k"]:
-    """Return what a pixel of each class counts in the loss: (median frequency ÷ its frequency) ** ``balance``.
-
-    Args:
-        pixels: Labelled training pixels of every class; the weight of a class that has none is 1.
-        balance: 0 for equal weights, 1 for classes of equal weight in all.
-
-    Source: after Eigen & Fergus 2015, section 4.3.2, who have the power 1, and count of each class's frequency only the
-    images that hold it.
-
-    >>> class_weights(torch.tensor([1600, 400, 100, 0]), 0.5).tolist()
-    [0.5, 1.0, 2.0, 1.0]
-    """
-    counts = pixels.float()
-    median = counts[counts > 0].quantile(0.5) if bool((counts > 0).any()) else torch.tensor(1.0)
-    return torch.where(counts > 0, (median / counts.clamp(min=1)) ** balance, 1.0)
 
 
 def set_rates(optimiser: torch.optim.Optimizer, rates: Sequence[float], factor: float) -> None:

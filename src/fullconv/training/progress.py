@@ -1,10 +1,13 @@
-"""What a person sees while a network trains: a live bar on a terminal, plain lines elsewhere."""
+"""What a person sees of a run: what it is about to do and why, how it goes, and what looks wrong."""
 
+import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+from jaxtyping import Int64
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -15,12 +18,173 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from torch import Tensor
 
-from .runtime import is_first
+from ..data import DataSource
+from ..models import FCN, StartReport
+from .config import OptimSection, TrainConfig
+from .feed import (
+    FEWEST,
+    LARGE_ENOUGH,
+    LARGEST_CROP,
+    LARGEST_SCALE,
+    MOST,
+    MULTIPLE,
+    PASSES,
+    Feed,
+    mean_area,
+    median_side,
+)
+from .runtime import Runtime, is_first
 from .state import TrainState
+
+MANY_CROPS = 16
+"""Crops that an image has room for, above which patches are mentioned."""
+
+PATIENCE = 3
+"""Evaluations in a row with one class predicted everywhere before it is mentioned."""
 
 SILENCE = 10
 """Seconds between two lines where there is no terminal."""
+
+
+def describe(
+    model: FCN, source: DataSource, feed: Feed, config: TrainConfig, runtime: Runtime, *, begun: bool = False
+) -> list[str]:
+    """Return lines that say what is about to happen, and the reason of everything that was derived from the data.
+
+    ``begun`` leaves out what a run starts from.
+    """
+    data, things = config.data, "images" if config.data.patches == "none" else "patches"
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    val = len(source.splits.get("val", ()))
+    scored = f"{val} images of the val split to score"
+    if not feed.evaluations:
+        scored = f"{'the val split is not scored' if val else 'no val split'}: the last weights will be the best"
+    derived = f" ({PASSES} / √{feed.samples} passes, at least {FEWEST}, at most {MOST})"
+    why, step = derived if config.epochs == "auto" else "", feed.sampler.images_a_step
+    lines = [
+        f"{config.model.trunk}, FCN-{config.model.finest_stride}s, {parameters / 1e6:.1f} M parameters, on {runtime}",
+        f"{source.labels.num_classes} classes; {scored}",
+        f"{feed.epochs:g} epochs of {feed.samples} {things}{why}, {feed.steps_an_epoch} steps of {step} an epoch",
+    ]
+    if config.model.trunk_weights is None and config.model.init is None and not begun:
+        lines.insert(1, "the trunk starts from random weights: --trunk-weights takes a file, or imagenet (a download)")
+    if model.input_scale != 1:
+        why = f": median shorter side {median_side(source)}, to about {LARGE_ENOUGH}, at most {LARGEST_SCALE} times"
+        chosen = why if config.model.input_scale == "auto" else ""
+        lines.append(f"images seen {model.input_scale:g} times as large{chosen}")
+    if feed.crop is None:
+        lines.append("whole images, as large as they are (data.scale is for crops)")
+    else:
+        why = f": the median shorter side as seen, up to a multiple of {MULTIPLE}, {LARGEST_CROP} at most"
+        lines.append(f"crops of {feed.crop[0]}×{feed.crop[1]}{why if data.crop == 'auto' else ''}")
+        room = mean_area(source) * model.input_scale**2 / math.prod(feed.crop)
+        if config.data.patches == "none" and room > MANY_CROPS:
+            lines.append(
+                f"an image has room for {room:.0f} crops and gives one an epoch: data.patches=uniform draws as many as "
+                f"there is room for"
+            )
+    area = math.prod(feed.crop) if feed.crop else mean_area(source)
+    return [*lines, rate_in_words(config.optim, step * area * data.keep / config.optim.loss_stride**2)]
+
+
+def taken_over(report: StartReport, saved: str) -> list[str]:
+    """Return lines that say which classes a network starts with the scores of, and which anew."""
+    lines = []
+    for task, names in report.classes.items():
+        new = ", ".join(report.new_classes[task])
+        lines.append(f"{task}: scores of {len(names)} classes from {saved}" + (f"; anew: {new}" if new else ""))
+    return lines
+
+
+def rate_in_words(optim: OptimSection, pixels: float) -> str:
+    """Return what the rate, and what is added to the loss, come to for the summed and for the mean loss.
+
+    Args:
+        optim: The section.
+        pixels: Pixels of a step whose loss is taken.
+
+    >>> rate_in_words(OptimSection(optimiser="sgd", rate=1e-10, momentum=0.99, loss="sum", weight_decay=5e-4), 180_000.0)
+    'rate 1e-10 (weight_decay 0.0005) on the summed loss, as 1.8e-05 (weight_decay 2.8e-09) on the mean over about \
+180,000 pixels a step; with momentum 0.99, 0.0018'
+    """
+    sgd, summed = optim.optimiser == "sgd", optim.loss == "sum"
+    factor = pixels if summed else 1 / pixels
+    # AdamW decays weights beside the gradient, whose size is nothing to it.
+    beside = {"weight_decay": optim.weight_decay if sgd else 0.0, "jaccard": optim.jaccard}
+    effective = optim.rate * (pixels if summed else 1) / (1 - optim.momentum)
+
+    def at(factor: float) -> str:
+        terms = ", ".join(f"{name} {value / factor:.2g}" for name, value in beside.items() if value)
+        return f"{optim.rate * factor if sgd else optim.rate:.2g}" + (f" ({terms})" if terms else "")
+
+    here, there = ("summed", "mean") if summed else ("mean", "sum")
+    return (
+        f"rate {at(1.0)} on the {here} loss, as {at(factor)} on the {there} over about {pixels:,.0f} pixels a step"
+        + (f"; with momentum {optim.momentum:g}, {effective:.2g}" if sgd else " (AdamW: the same rate for both)")
+    )
+
+
+def describe_epoch(record: dict[str, Any], last: int) -> list[str]:
+    """Return the lines a person reads after an epoch."""
+    line = f"epoch {record['epoch']}/{last}  loss {record['loss']:.3f}"
+    if "mean_iu" in record:
+        line += f"  val: mean IU {record['mean_iu']:.3f}  pixel accuracy {record['pixel_accuracy']:.3f}"
+    return [f"{line}  ({record['seconds']:.0f} s)", *record.get("warnings", ())]
+
+
+def nothing_to_score(matrix: Int64[Tensor, "k k"]) -> list[str]:
+    """Return a warning where a histogram [truth, prediction] of the validation split is empty."""
+    if matrix.any():
+        return []
+    return ["warning: no pixel of the val split is labelled, so nothing is scored: the last weights will be the best"]
+
+
+def never_seen(pixels: Int64[Tensor, "k"], names: Sequence[str]) -> list[str]:
+    """Return a warning for classes without a single training pixel."""
+    absent = [name for name, count in zip(names, pixels.tolist(), strict=True) if count == 0]
+    if not absent:
+        return []
+    return [
+        f"warning: no training mask holds {', '.join(absent)}: it cannot be learned; fullconv check says where it is"
+    ]
+
+
+def trained_and_scored(source: DataSource) -> list[str]:
+    """Return a warning where images of the validation split are trained on as well."""
+    val = source.splits.get("val", ())
+    both = sorted({record.stem for record in set(val) & set(source.splits["train"])})
+    if not both:
+        return []
+    return [
+        f"warning: {len(both)} of the {len(val)} val images are trained on, too, such as {both[0]}: they score too "
+        f"high; take them off one of the lists"
+    ]
+
+
+def balance_in_words(weights: Sequence[float], names: Sequence[str], balance: float) -> list[str]:
+    """Return what a pixel of the classes counts that count least and most.
+
+    >>> balance_in_words([0.8, 1.0, 2.5], ["sky", "road", "pole"], 0.2)
+    ['a pixel counts from 0.8 (sky) to 2.5 (pole): rare classes more (optim.balance=0.2)']
+    """
+    if not balance:
+        return []
+    least, most = (choose(range(len(weights)), key=weights.__getitem__) for choose in (min, max))
+    ends = [f"{weights[place]:.2g} ({names[place]})" for place in (least, most)]
+    return [f"a pixel counts from {ends[0]} to {ends[1]}: rare classes more (optim.balance={balance:g})"]
+
+
+def one_class_only(records: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
+    """Return a warning where the last few evaluations found the same class everywhere."""
+    predicted = [record["predicted"] for record in records if "predicted" in record][-PATIENCE:]
+    if len(predicted) < PATIENCE or any(classes != predicted[0] or len(classes) != 1 for classes in predicted):
+        return []
+    return [
+        f"warning: every pixel was predicted as {names[predicted[0][0]]} in the last {PATIENCE} evaluations: "
+        f"try optim.balance=0.5, a lower optim.rate, or look at the masks with fullconv check"
+    ]
 
 
 def say(*lines: str, quiet: bool) -> None:
@@ -53,10 +217,10 @@ class TrainingProgress:
         self._start = self._spoke = self._last = time.monotonic()
 
     @contextmanager
-    def running(self) -> Iterator["TrainingProgress"]:
+    def running(self) -> Iterator[None]:
         """Show the bar while the block runs."""
         if not self._console.is_terminal or self._console.quiet:
-            yield self
+            yield
             return
         columns = (
             TextColumn("{task.description}"),
@@ -67,7 +231,7 @@ class TrainingProgress:
         )
         with Progress(*columns, console=self._console) as self._bar:
             self._task = self._bar.add_task("training", total=self._steps, completed=self._done)
-            yield self
+            yield
         self._bar = None
 
     def step(self, state: TrainState, images: int, memory: int) -> None:

@@ -14,9 +14,9 @@ from .budget import as_chosen, fitted
 from .config import TrainConfig, all_settings, changed, load_config, recipe_names
 from .events import summary_writer
 from .feed import naming_dead_workers, resolved
-from .loop import TrainResult, finished, fit
+from .loop import fit
 from .progress import say
-from .runlog import RunLog, is_run, with_absolute_paths
+from .runlog import RunLog, TrainResult, is_run, with_absolute_paths
 from .runtime import Runtime, is_restarted
 from .stages import check_networks, fit_stages, stage_configs
 
@@ -66,7 +66,7 @@ def train(
                 "--resume RUN knows its settings: give it alone, or with DATA where the data set has moved"
             )
         log = RunLog(resume) if is_restarted() and is_run(resume) else RunLog.resumed(resume)
-        source = opened(data if data is not None else log.data(), quiet=quiet)
+        source = open_checked(data if data is not None else log.data(), quiet=quiet)
         with log.held():
             return _run(source, log.config(), log, began, quiet)
     if data is None or out is None:
@@ -75,11 +75,11 @@ def train(
         )
     changes = all_settings(settings, named)
     kept = RunLog(out).config() if is_restarted() and is_run(out) else None
-    config = asked(recipe, changes, kept)
+    config = asked_config(recipe, changes, kept)
     _check_stages(config, changes)
     if kept is not None:
         return _run_again(data, config, kept, RunLog(out), began, quiet)
-    source, log = opened(data, quiet=quiet), RunLog.new(out)
+    source, log = open_checked(data, quiet=quiet), RunLog.new(out)
     # What is wrong with a network or with what it would be fed is said before there is a run.
     remembered = _remembered(config, source)
     check_networks(source, config)
@@ -96,7 +96,7 @@ def _run_again(
     Raises:
         UsageError: It is another run, with other settings or on other data.
     """
-    source = opened(data, quiet=quiet)
+    source = open_checked(data, quiet=quiet)
     if config.minutes is not None and kept.minutes is None:
         config = as_chosen(config, kept)
     same = with_absolute_paths(_remembered(config, source)) == kept
@@ -106,7 +106,7 @@ def _run_again(
         return _run(source, kept, log, began, quiet)
 
 
-def asked(recipe: str, changes: Mapping[str, Any], kept: TrainConfig | None = None) -> TrainConfig:
+def asked_config(recipe: str, changes: Mapping[str, Any], kept: TrainConfig | None = None) -> TrainConfig:
     """Return the configuration that was asked for; where a model to start from is named, with its trunk and context.
 
     What the caller sets, or a recipe file of the caller's names, comes before those.
@@ -156,7 +156,7 @@ def _remembered(config: TrainConfig, source: DataSource) -> TrainConfig:
     return config if config.stages or config.minutes is not None else stages[0]
 
 
-def opened(data: str | Path | DataSource, *, quiet: bool = False) -> DataSource:
+def open_checked(data: str | Path | DataSource, *, quiet: bool = False) -> DataSource:
     """Return a data set whose masks and images have passed the cheap checks.
 
     Raises:
@@ -171,7 +171,7 @@ def opened(data: str | Path | DataSource, *, quiet: bool = False) -> DataSource:
 
 
 def _run(source: DataSource, config: TrainConfig, log: RunLog, began: float, quiet: bool) -> TrainResult:
-    if result := finished(log, source):
+    if result := log.result(source.labels.names):
         return result
     with naming_dead_workers():
         if config.minutes is not None:

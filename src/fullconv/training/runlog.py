@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ..errors import DataError, UsageError
 from ..files.atomic import ELSEWHERE, remove_half_written, write_atomically
 from ..files.lock import locked
 from ..files.text import read_text
+from ..metrics import METRICS, Scores
 from ..models import FCN
 from ..trunks import DOWNLOAD
 from .checkpoint import GO_ON, Checkpoint, Checkpoints
@@ -32,11 +34,28 @@ from .runtime import is_first
 
 CONFIG, SUMMARY, ENVIRONMENT, TRANSPLANT = "config.yaml", "summary.json", "env.json", "transplant.json"
 
-COLUMNS = ("epoch", "loss", "pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu", "seconds")
+COLUMNS = ("epoch", "loss", *METRICS, "seconds")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run ended with.
+
+    Attributes:
+        run: The run folder; it stands for its best model wherever a model is asked for.
+        scores: Best scores on the validation split; None where there is none.
+        epochs: Passes over the training images.
+        seconds: Wall-clock time of training: from where the data set and the network are ready.
+    """
+
+    run: Path
+    scores: Scores | None
+    epochs: float
+    seconds: float
 
 
 class RunLog:
-    """A run folder: ``config.yaml``, ``env.json``, ``log.jsonl``, ``metrics.csv``, ``summary.json``, and models.
+    """A run folder: its settings, environment, log, summary, models and checkpoints.
 
     Args:
         folder: The run's, or a stage's.
@@ -206,10 +225,27 @@ class RunLog:
         if self.writes:
             self.checkpoints.write(checkpoint)
 
-    def finish(self, summary: dict[str, Any]) -> None:
+    def finish(self, result: TrainResult) -> None:
         """Write what the run ended with, after which it cannot be resumed."""
+        scores = result.scores
+        summary = {
+            "seconds": result.seconds,
+            "epochs": result.epochs,
+            "scores": scores.to_dict() if scores else None,
+            "confusion": scores.confusion.tolist() if scores else None,
+        }
         self.write_json(SUMMARY, summary, GO_ON)
         self.clear()
+
+    def result(self, names: Sequence[str]) -> TrainResult | None:
+        """Return what a finished run, of classes of these names, ended with; None where it is not finished."""
+        if not (self.folder / SUMMARY).is_file():
+            return None
+        self.clear()
+        summary = json.loads((self.folder / SUMMARY).read_text())
+        matrix = summary["confusion"]
+        scores = Scores.from_confusion(torch.tensor(matrix), names) if matrix else None
+        return TrainResult(self.folder, scores, summary["epochs"], summary["seconds"])
 
     def clear(self) -> None:
         """Remove what only an unfinished run needs: also where the run was killed as it finished."""

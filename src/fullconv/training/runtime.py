@@ -1,4 +1,4 @@
-"""Device, precision, memory layout and other processes, of which no other file knows."""
+"""Device and precision; and other processes, of which no other file knows."""
 
 import atexit
 import ctypes

@@ -7,10 +7,10 @@ from ..errors import UsageError
 from ..models import FCN
 from .config import TrainConfig, changed
 from .feed import resolved
-from .loop import TrainResult, finished, fit, summary
-from .network import built
+from .loop import fit
+from .network import initialised
 from .progress import say
-from .runlog import RunLog
+from .runlog import RunLog, TrainResult
 
 
 def stage_configs(config: TrainConfig) -> list[TrainConfig]:
@@ -65,7 +65,7 @@ def fit_stages(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: b
             stage = changed(stage, {"model.init": str(result.run)})
         folder = log.folder / f"stage-{number}-{stage.model.finest_stride}s"
         stage_log = log.stage(folder, resolved(stage, source))
-        result = finished(stage_log, source)
+        result = stage_log.result(source.labels.names)
         say(f"stage {number} of {len(stages)}{': finished before' if result else ''}", quiet=quiet)
         if result is None:
             result = fit(source, stage, stage_log, quiet=quiet)
@@ -74,7 +74,7 @@ def fit_stages(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: b
     for name in ("best", "last"):
         log.save(FCN.from_pretrained(result.run / name), name)
     whole = replace(result, run=log.folder, epochs=epochs, seconds=seconds)
-    log.finish(summary(whole))
+    log.finish(whole)
     return whole
 
 
@@ -86,4 +86,4 @@ def check_networks(source: DataSource, config: TrainConfig) -> None:
         ModelError: A weight file or a model to start from cannot be used.
     """
     for stage in stage_configs(config):
-        built(source, stage)
+        initialised(source, stage)

@@ -1,7 +1,9 @@
-"""The state of a run between two steps: what a checkpoint keeps."""
+"""The state of a run between two steps: what a checkpoint keeps, and when it is kept."""
 
 import math
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,8 +13,13 @@ from ..errors import ModelError, NotFinite
 from ..models import FCN
 from .checkpoint import Checkpoint, Checkpoints
 from .config import TrainConfig
+from .interrupt import Interrupt
 from .optim import WeightAverage, build_optimiser, rate_factor, set_rates
+from .runlog import RunLog, resuming
 from .runtime import Runtime, shared, whole
+
+RARELY = 0.5
+"""Minutes between two times that the state is kept only because an epoch ends: those of few images are short."""
 
 
 class TrainState:
@@ -213,6 +220,74 @@ class TrainState:
             state.setdefault(numbers[name], {})[what] = value
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+class Clock:
+    """Time spent on a run, also by the processes before this one.
+
+    Attributes:
+        past: Seconds before this process.
+    """
+
+    def __init__(self) -> None:
+        self.past = 0.0
+        self._start = self._kept = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds spent so far."""
+        return self.past + time.monotonic() - self._start
+
+    def due(self, minutes: float) -> bool:
+        """Return whether that much time has passed since the state was last kept, or since the start."""
+        return time.monotonic() - self._kept >= 60 * minutes
+
+    def kept(self) -> None:
+        """Note that the state was kept."""
+        self._kept = time.monotonic()
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run in progress, where it is kept, and what may end it."""
+
+    state: TrainState
+    log: RunLog
+    clock: Clock
+    runtime: Runtime
+    interrupt: Interrupt
+
+    def keep(self) -> None:
+        """Write the state from which ``--resume`` goes on, unless it was written as it is; all ranks must ask for it.
+
+        Raises:
+            NotFinite: Weights are not.
+            UsageError: It cannot be written.
+        """
+        if self.state.kept != self.state.place:
+            self.log.write_checkpoint(self.state.checkpoint(self.clock.seconds))
+            self.state.kept = self.state.place
+            self.clock.kept()
+
+    def keep_if_due(self, minutes: float) -> bool:
+        """Keep the state if that was last done so long ago, and return whether it was."""
+        due = bool(self.runtime.largest(self.log.writes and self.clock.due(minutes)))
+        if due:
+            self.keep()
+        return due
+
+    def stop_if_asked(self) -> None:
+        """End the run, with its state saved, if a signal came to any rank.
+
+        Raises:
+            Interrupted: One did.
+        """
+        # One that comes to this rank meanwhile stays noted, for the next time.
+        if number := self.runtime.largest(self.interrupt.number):
+            self.interrupt.number = number
+            self.keep()
+            self.runtime.wait()  # Once a rank has ended, torchrun ends the others, also one that is still writing.
+            self.interrupt.stop(resuming(self.log.run))
 
 
 def mean_loss(losses: list[float]) -> float:

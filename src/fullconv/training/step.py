@@ -9,13 +9,12 @@ import torch
 from jaxtyping import Float, Int64
 from torch import nn
 
-from ..data import Batch
+from ..data import Batch, DataSource
 from ..errors import NotFinite, UsageError
 from ..losses import Upsampling, every_nth, mean_divisor, upsampled_cross_entropy, upsampled_soft_jaccard
 from ..models import FCN
 from .config import OptimSection, TrainConfig
 from .interrupt import Abandoned
-from .optim import class_weights
 from .runtime import Runtime, whole
 
 EVERY = 4
@@ -37,11 +36,29 @@ class Objective:
     class_weights: Mapping[str, Float[torch.Tensor, "_"]]
 
     @classmethod
-    def of(cls, pixels: Mapping[str, Int64[torch.Tensor, "_"]], config: TrainConfig, runtime: Runtime) -> "Objective":
-        """Return that of a configuration, on data of so many training pixels of each class, by task."""
-        balance = config.optim.balance
-        weights = {task: runtime.place(class_weights(counts, balance)) for task, counts in pixels.items()}
-        return cls(config, runtime, weights)
+    def of(cls, source: DataSource, config: TrainConfig, runtime: Runtime) -> "Objective":
+        """Return that of a configuration, on a data set's training pixels."""
+        pixels = {task: part.class_pixels("train") for task, part in source.tasks.items()}
+        weights = {task: class_weights(counts, config.optim.balance) for task, counts in pixels.items()}
+        return cls(config, runtime, {task: runtime.place(tensor) for task, tensor in weights.items()})
+
+
+def class_weights(pixels: Int64[torch.Tensor, "k"], balance: float) -> Float[torch.Tensor, "k"]:
+    """Return what a pixel of each class counts in the loss: (median frequency ÷ its frequency) ** ``balance``.
+
+    Args:
+        pixels: Labelled training pixels of every class; the weight of a class that has none is 1.
+        balance: 0 for equal weights, 1 for classes of equal weight in all.
+
+    Source: after Eigen & Fergus 2015, section 4.3.2, who have the power 1, and count of each class's frequency only the
+    images that hold it.
+
+    >>> class_weights(torch.tensor([1600, 400, 100, 0]), 0.5).tolist()
+    [0.5, 1.0, 2.0, 1.0]
+    """
+    counts = pixels.float()
+    median = counts[counts > 0].quantile(0.5) if bool((counts > 0).any()) else torch.tensor(1.0)
+    return torch.where(counts > 0, (median / counts.clamp(min=1)) ** balance, 1.0)
 
 
 def train_step(model: FCN, batches: Sequence[Batch], optimiser: torch.optim.Optimizer, objective: Objective) -> float:

@@ -12,12 +12,15 @@ from ..files.atomic import write_atomically
 from .config import TrainConfig, all_settings
 from .feed import build_feed, naming_dead_workers
 from .interrupt import Interrupt, leaving_passes
-from .network import class_pixels, starting_network
+from .loop import starting_network
 from .optim import build_optimiser, set_rates
-from .run import asked, opened
+from .run import asked_config, open_checked
 from .runlog import RunLog
 from .runtime import Runtime
 from .step import Objective, train_step
+
+RANGE_TEST = "find-lr"
+"""Name of what is left behind."""
 
 SPAN = 1e4
 """The rates tried go from the recipe's ÷ this to the recipe's × this."""
@@ -69,17 +72,17 @@ def find_rate(
 
     Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3.
     """
-    config = asked(recipe, all_settings(settings, named))
+    config = asked_config(recipe, all_settings(settings, named))
     if config.stages or config.minutes is not None:
         raise UsageError("--find-lr tests the rate of one stage: give a recipe without stages, and no --time")
     figure = _figure()
-    source, log = opened(data), RunLog.new(out)
+    source, log = open_checked(data), RunLog.new(out)
     with naming_dead_workers():
         found = range_test(source, config, log, steps)
-    log.write_json("find-lr.json", asdict(found))
+    log.write_json(f"{RANGE_TEST}.json", asdict(found))
     if log.writes:
         _draw(figure, found, config.optim.rate)
-        write_atomically(log.folder / "find-lr.png", lambda path: figure.savefig(path, format="png", dpi=120))
+        write_atomically(log.folder / f"{RANGE_TEST}.png", lambda path: figure.savefig(path, format="png", dpi=120))
     return found
 
 
@@ -87,7 +90,7 @@ def range_test(source: DataSource, config: TrainConfig, log: RunLog, steps: int)
     """Return the losses of steps at growing rates, up to where the loss explodes."""
     model, runtime = starting_network(source, config, log), Runtime(config.optim.precision)
     runtime.prepare(model, config.optim.batch_norm)
-    objective = Objective.of(class_pixels(source), config, runtime)
+    objective = Objective.of(source, config, runtime)
     optimiser = build_optimiser(model, config.optim)
     own = [group["lr"] for group in optimiser.param_groups]
     rates, losses, smoothed = list[float](), list[float](), list[float]()

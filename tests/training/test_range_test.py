@@ -7,8 +7,8 @@ from PIL import Image
 
 from fullconv.data import write_shapes
 from fullconv.errors import NotFinite, UsageError
-from fullconv.training import find_rate, rates
-from fullconv.training.rates import suggested
+from fullconv.training import find_rate, range_test
+from fullconv.training.range_test import suggested
 
 SETTINGS = {"model.trunk": "small", "model.context": "none", "data.crop": 48, "data.batch_size": 4}
 
@@ -53,7 +53,7 @@ def test_a_loss_that_is_not_finite_from_the_first_is_an_error(tmp_path, monkeypa
     def explode(*_):
         raise NotFinite("the loss is nan")
 
-    monkeypatch.setattr(rates, "train_step", explode)
+    monkeypatch.setattr(range_test, "train_step", explode)
     write_shapes(tmp_path / "data", count=8, sizes=(48, 64))
     with pytest.raises(NotFinite, match="the loss is nan"):
         find_rate(tmp_path / "data", tmp_path / "rates", settings=SETTINGS)
