@@ -105,7 +105,8 @@ def rate_in_words(optim: OptimSection, pixels: float) -> str:
         optim: The section.
         pixels: Pixels of a step whose loss is taken.
 
-    >>> rate_in_words(OptimSection(optimiser="sgd", rate=1e-10, momentum=0.99, loss="sum", weight_decay=5e-4), 180_000.0)
+    >>> heavy = OptimSection(optimiser="sgd", rate=1e-10, momentum=0.99, loss="sum", weight_decay=5e-4)
+    >>> rate_in_words(heavy, 180_000.0)
     'rate 1e-10 (weight_decay 0.0005) on the summed loss, as 1.8e-05 (weight_decay 2.8e-09) on the mean over about \
 180,000 pixels a step; with momentum 0.99, 0.0018'
     """
