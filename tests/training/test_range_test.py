@@ -40,6 +40,7 @@ def test_a_loss_that_explodes_ends_the_test_without_an_error(tmp_path):
     [
         ("staged", {}, "give a recipe without stages"),
         ("modern", {"minutes": 3}, "and no --time"),
+        ("modern", {"epochs": 3}, "leave --epochs out"),
         ("modern", SETTINGS | {"data.batch_size": 1, "data.crop": 32}, r"larger crops \(data\.crop\)"),
     ],
 )

@@ -99,7 +99,8 @@ class Description(BaseModel):
             ignored. By default ``classes.txt``, else inferred from the masks.
         ignore_index: Id in the masks that is void; ``null`` for none.
         label_map: Other id in the masks → class name, class id (as in ``classes``), or ``void``.
-        bands: Which bands of the image files are the channels, from 1; by default red, green, blue.
+        bands: Which bands of the image files are the channels, from 1; by default all of a GeoTIFF, an ``.npy`` file or
+            with ``range``, else red, green, blue.
         range: The values in the image files that become 0 and 255; by default 0 and their integer type's largest.
         stack: Folder of files of the same stems whose bands are further channels, such as depth → the values that
             become 0 and 255 (null for 0 and their integer type's largest).

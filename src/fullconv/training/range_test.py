@@ -72,7 +72,10 @@ def find_rate(
 
     Source: Smith 2017, "Cyclical Learning Rates for Training Neural Networks", section 3.3.
     """
-    config = asked_config(recipe, all_settings(settings, named))
+    changes = all_settings(settings, named)
+    if "epochs" in changes:
+        raise UsageError("--find-lr takes a fixed number of steps: leave --epochs out")
+    config = asked_config(recipe, changes)
     if config.stages or config.minutes is not None:
         raise UsageError("--find-lr tests the rate of one stage: give a recipe without stages, and no --time")
     figure = _figure()

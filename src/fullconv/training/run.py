@@ -47,7 +47,8 @@ def train(
         recipe: Name of a recipe, or a YAML file.
         settings: Dotted settings on top of it, such as ``{"optim.rate": 1e-3}``.
         resume: Instead of ``out``: a run to go on with from its newest checkpoint, or from its beginning where none
-            was written yet. It knows its settings; ``data`` is only needed where it was an opened data set.
+            was written yet. It knows its settings; ``data`` is only needed where it has moved, or was an opened data
+            set.
         quiet: Print nothing.
         named: The settings that have an option of their own: ``trunk``, ``trunk_weights``, ``epochs``, ``minutes``,
             ``seed``.

@@ -43,7 +43,7 @@ class TrainResult:
 
     Attributes:
         run: The run folder; it stands for its best model wherever a model is asked for.
-        scores: Best scores on the validation split; None where there is none.
+        scores: Best scores on the validation split; None where nothing was scored.
         epochs: Passes over the training images.
         seconds: Wall-clock time of training: from where the data set and the network are ready.
     """
