@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 import fullconv
 from fullconv import losses
+from fullconv.errors import UsageError
 from fullconv.losses import (
     Upsampling,
     pixel_cross_entropy,
@@ -148,3 +149,31 @@ def test_memory_is_that_of_strips(monkeypatch, loss, factor):
     with Live() as live:
         loss(scores, Upsampling(torch.rand(40, 1, 2 * factor, 2 * factor), factor, factor // 2), target).backward()
     assert live.most < 17 * strip + 2 * target.nbytes
+
+
+@pytest.mark.parametrize("measure", [upsampled_cross_entropy, upsampled_soft_jaccard])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_scores_of_half_precision_are_summed_in_single(measure, autocast):
+    """Within autocast too: a sum over an image is beyond the numbers of half precision."""
+    torch.manual_seed(0)
+    upsampling = Upsampling(BilinearUpsample(5, 8).kernels(), 8, 4)
+    halves, target = torch.randn(2, 5, 21, 21).half(), torch.randint(0, 5, (2, 160, 160))
+    options = {} if measure is upsampled_soft_jaccard else {"reduction": "sum"}
+    wide = halves.float().requires_grad_()
+    expected = measure(wide, upsampling, target, **options)
+    expected.backward()
+    halves.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        found = measure(halves, upsampling, target, **options)
+    found.backward()
+    assert found.dtype == torch.float32 and found.equal(expected)
+    assert halves.grad.equal(wide.grad.half())
+
+
+@pytest.mark.parametrize("measure", [upsampled_cross_entropy, upsampled_soft_jaccard])
+def test_second_derivatives_are_refused(measure):
+    """They would lack the loss's own."""
+    upsampling = Upsampling(BilinearUpsample(3, 4).kernels(), 4, 2)
+    scores, target = torch.randn(1, 3, 6, 6, requires_grad=True), torch.randint(0, 3, (1, 20, 20))
+    with pytest.raises(UsageError, match="a loss in strips has first derivatives only: take pixel_cross_entropy"):
+        torch.autograd.grad(measure(scores, upsampling, target), scores, create_graph=True)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .data import open_dataset
     from .data.labels import LabelSet
     from .doctor import Diagnosis, check
-    from .errors import DataError, FullconvError, GeometryError, ModelError, NotFinite, UsageError
+    from .errors import DataError, FullconvError, GeometryError, Interrupted, ModelError, NotFinite, UsageError
     from .evaluation import evaluate
     from .inference import Prediction, Predictor, Views, load
     from .metrics import Scores, confusion_matrix
@@ -26,7 +26,7 @@ _HOMES = {
     "data": ("open_dataset",),
     "data.labels": ("LabelSet",),
     "doctor": ("Diagnosis", "check"),
-    "errors": ("DataError", "FullconvError", "GeometryError", "ModelError", "NotFinite", "UsageError"),
+    "errors": ("DataError", "FullconvError", "GeometryError", "Interrupted", "ModelError", "NotFinite", "UsageError"),
     "evaluation": ("evaluate",),
     "inference": ("Prediction", "Predictor", "Views", "load"),
     "metrics": ("Scores", "confusion_matrix"),
@@ -47,6 +47,7 @@ __all__ = [
     "Diagnosis",
     "FullconvError",
     "GeometryError",
+    "Interrupted",
     "LabelSet",
     "ModelError",
     "NotFinite",

@@ -54,7 +54,12 @@ class Interrupted(FullconvError):
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
+        self.number = number
         self.exit_code = 128 + number  # type: ignore[misc]
+
+    def __reduce__(self) -> tuple[type["Interrupted"], tuple[int, str]]:
+        """Be sent from one process to another."""
+        return type(self), (self.number, str(self))
 
 
 def out_of_memory(error: BaseException) -> bool:

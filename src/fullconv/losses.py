@@ -1,6 +1,7 @@
 """Losses on pixels: cross-entropy and soft Jaccard, of logits, or of coarse scores that are upsampled in strips."""
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -152,7 +153,7 @@ def upsampled_cross_entropy(
         reduction="sum",
         label_smoothing=label_smoothing,
     )
-    total: Tensor = _Strips.apply(scores, upsampling.kernels, target, upsampling, measure)
+    total: Tensor = _Strips.apply(_wide(scores), _wide(upsampling.kernels), target, upsampling, measure)
     return total if reduction == "sum" else total / _divisor(target, ignore_index, class_weights)
 
 
@@ -173,7 +174,7 @@ class _Strips(torch.autograd.Function):
         gradient = torch.zeros_like(scores) if needed else None
         leaf.grad = torch.zeros_like(leaf) if kernels_needed else None
         total = scores.new_zeros(())
-        with torch.enable_grad():
+        with torch.enable_grad(), _exactly(scores):
             for some, top, bottom in _strips(target, scores.shape[1]):
                 cells = upsampling.cells(scores.shape[2], top, bottom)
                 # A leaf of its own: the gradient of a part of the scores would be as large as that of all.
@@ -190,8 +191,23 @@ class _Strips(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outputs: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # As it is with create_graph alone.
+            raise UsageError(
+                "a loss in strips has first derivatives only: take pixel_cross_entropy or soft_jaccard of the logits"
+            )
         found = [None if gradient is None else gradient * outputs[0] for gradient in ctx.gradients]
         return (*found, None, None, None)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """Return it in at least 32 bits: sums over so many pixels are beyond half precision."""
+    return tensor.float() if tensor.dtype.itemsize < 4 else tensor
+
+
+def _exactly(tensor: Tensor) -> AbstractContextManager[object]:
+    """Keep autocast from computing with such tensors in half precision."""
+    kind = tensor.device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 def soft_jaccard(
@@ -232,10 +248,11 @@ def upsampled_soft_jaccard(
         DataError: The target holds an id that is neither a class nor ``ignore_index``.
     """
     _check_ids(target, scores.shape[1], ignore_index)
+    scores, kernels = _wide(scores), _wide(upsampling.kernels)
     sums = scores.new_zeros(3, scores.shape[1])
-    with torch.no_grad():
+    with torch.no_grad(), _exactly(scores):
         for some, top, bottom in _strips(target, scores.shape[1]):
-            logits = upsampling.strip(scores[some], upsampling.kernels, top, bottom, target.shape[2])
+            logits = upsampling.strip(scores[some], kernels, top, bottom, target.shape[2])
             sums += _class_sums(logits, target[some, top:bottom], ignore_index)
     with torch.enable_grad():
         loss = _jaccard(sums.requires_grad_())
@@ -244,7 +261,7 @@ def upsampled_soft_jaccard(
     def measure(logits: Tensor, part: Tensor) -> Tensor:
         return (slopes * _class_sums(logits, part, ignore_index)).sum()
 
-    tangent: Tensor = _Strips.apply(scores, upsampling.kernels, target, upsampling, measure)
+    tangent: Tensor = _Strips.apply(scores, kernels, target, upsampling, measure)
     return torch.add(tangent, (loss - tangent).detach())
 
 

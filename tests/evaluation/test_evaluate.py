@@ -123,3 +123,13 @@ def test_panels_of_any_channels_and_task(channels):
     sample = Sample("a", image, torch.zeros(40, 60, dtype=torch.long), further={"object": truth})
     sheet = np.asarray(panel(sample, predictor))[CAPTION:, -60:]
     assert (sheet == RIGHT).all()
+
+
+def test_a_network_that_is_scored_goes_on_being_trained(shapes, model):
+    """In the mode and on the device that it was."""
+    network = copy.deepcopy(model).train()
+    network.trunk.eval()
+    modes = [layer.training for layer in network.modules()]
+    found = evaluate(network, shapes, "val")
+    assert [layer.training for layer in network.modules()] == modes and {True, False} == set(modes)
+    assert found.confusion.equal(evaluate(model, shapes, "val").confusion)

@@ -39,3 +39,14 @@ def test_a_folder_that_cannot_be(tmp_path):
         locked(tmp_path / "file", ""),
     ):
         pass
+
+
+def test_a_thread_keeps_another_out(tmp_path):
+    """Locks of the system are the process's."""
+    with locked(tmp_path / "run", "busy"):
+        for folder in (tmp_path / "run", tmp_path / "." / "run" / ".." / "run"):
+            with pytest.raises(UsageError, match="run: busy; wait until it has ended"), locked(folder, "busy"):
+                pass
+        assert (tmp_path / "run" / ".lock").is_file()
+    with locked(tmp_path / "run", "busy"):
+        pass

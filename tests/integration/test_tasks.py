@@ -1,6 +1,7 @@
 """Two tasks on the same images: read, changed, trained and scored together."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -137,3 +138,18 @@ def test_splits_are_those_of_the_first_task(data):
     for name in ("train", "val"):
         first, further = ([record.stem for record in each.records(name)] for each in (source, source.further["object"]))
         assert first == further
+
+
+def test_splits_made_in_python_are_those_of_all_tasks(data, tmp_path):
+    """Folds: of what is trained on, weighed and scored."""
+    source = fullconv.open_dataset(data)
+    records = [record for part in source.splits.values() for record in part]
+    fold = replace(source, splits={"train": tuple(records[:3]), "val": tuple(records[3:5])})
+    assert [record.stem for record in fold.tasks["object"].splits["val"]] == [record.stem for record in records[3:5]]
+    counted = sum((fold.dataset("train")[place].further["object"] == 1).sum() for place in range(3))
+    assert fold.tasks["object"].class_pixels("train")[1] == counted
+    settings = {"model.trunk": "small", "model.context": "none", "data.crop": 32}
+    run = fullconv.train(fold, tmp_path / "run", settings=settings, epochs=1, quiet=True).run
+    scores = fullconv.evaluate(run, fold, "val", task="object")
+    expected = [(sample.further["object"] != 255).sum() for sample in (fold.dataset("val")[place] for place in (0, 1))]
+    assert scores.confusion.sum() == sum(expected)

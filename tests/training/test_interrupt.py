@@ -1,6 +1,7 @@
 """A signal in a pass: it is left there."""
 
 import os
+import pickle
 import signal
 import threading
 from functools import partial
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+import fullconv
 from fullconv import fcn8s
 from fullconv.data import write_shapes
 from fullconv.errors import UsageError
@@ -152,3 +154,19 @@ def test_a_batch_that_cannot_be_sent_ends_the_run():
         naming_dead_workers(),
     ):
         next(iter(loader))
+
+
+def test_a_handler_that_is_not_pythons_stays(monkeypatch):
+    """As of a program in C that runs Python: it could not be put back."""
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "getsignal", lambda number: None)
+        with interruptible():
+            patch.undo()
+            assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_interruption_comes_from_another_process_as_it_was():
+    error = pickle.loads(pickle.dumps(fullconv.Interrupted(signal.SIGTERM, "SIGTERM: saved")))
+    assert (error.number, error.exit_code, str(error)) == (signal.SIGTERM, 143, "SIGTERM: saved")

@@ -690,3 +690,21 @@ def test_processes_that_read_are_forked_on_linux(shapes):
         loader = build_feed(shapes, load_config("modern", TINY | {"data.workers": workers})).loader
         context = loader.multiprocessing_context
         assert (context and context.get_start_method()) in kinds
+
+
+def test_the_callers_chance_is_left_alone(shapes, tmp_path):
+    """Or all points of a random search would be one."""
+    before = torch.get_rng_state()
+    run(shapes, tmp_path / "run")
+    range_test.find_rate(shapes, tmp_path / "rates", settings=TINY, steps=3)
+    assert torch.get_rng_state().equal(before)
+
+
+def test_how_to_go_on_with_what_was_opened_in_python(shapes, tmp_path, monkeypatch):
+    def stopping(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 1.0
+
+    monkeypatch.setattr(loop, "train_step", stopping)
+    with pytest.raises(Interrupted, match=r"SIGTERM: saved; fullconv\.train\(source, resume='.*run'\)$"):
+        run(shapes, tmp_path / "run")

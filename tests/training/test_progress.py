@@ -126,3 +126,17 @@ def test_rates_in_both_units():
         "rate 0.001 (jaccard 0.5) on the mean loss, as 0.001 (jaccard 5) on the sum over about 10 pixels a step "
         "(AdamW: the same rate for both)"
     )
+
+
+@pytest.mark.parametrize("variable", ["FORCE_COLOR", "JPY_PARENT_PID"])
+def test_a_file_gets_plain_lines_whatever_the_environment_asks_for(monkeypatch, variable):
+    """A notebook's too: as a program that reads the standard error stream expects."""
+    monkeypatch.setenv(variable, "1")
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: variable == "JPY_PARENT_PID")
+    monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
+    module.say("a line", quiet=False)
+    progress = TrainingProgress(10)
+    with progress.running():
+        progress.step(state(1, 0.75), images=8, memory=3 << 29)
+        progress.say("epoch 1/2")
+    assert stream.getvalue() == "a line\nepoch 1/2\n"

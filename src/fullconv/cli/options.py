@@ -18,7 +18,9 @@ DataPath = Annotated[Path, _DATA]
 OptionalDataPath = Annotated[Path | None, _DATA]
 ModelPath = Annotated[Path, typer.Argument(metavar="MODEL", help="A model folder, or a run folder (its best model).")]
 Task = Annotated[str | None, typer.Option(help="Which task of a model of several; by default its first.")]
-Scales = Annotated[str, typer.Option(metavar="F,F,…", help="Predict the image at these scales (at most 8), and average.")]
+Scales = Annotated[
+    str, typer.Option(metavar="F,F,…", help="Predict the image at these scales (at most 8), and average.")
+]
 Mirror = Annotated[bool, typer.Option("--mirror", help="Also predict its mirror image, and average.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 

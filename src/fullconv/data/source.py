@@ -4,7 +4,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -99,10 +99,14 @@ class DataSource:
         """The classes, with the one ``ignore_index`` of all targets."""
         return self.table.labels
 
-    @property
+    @cached_property
     def tasks(self) -> dict[str, "DataSource"]:
-        """All tasks on these images by name, first that of the data set's own masks."""
-        return {DEFAULT_TASK: self, **self.further}
+        """All tasks on these images by name, first that of the data set's own masks; their splits are its own."""
+        return {DEFAULT_TASK: self, **{task: self._split_alike(other) for task, other in self.further.items()}}
+
+    def _split_alike(self, other: "DataSource") -> "DataSource":
+        found = {split: [other.of_same_image(record) for record in part] for split, part in self.splits.items()}
+        return replace(other, splits={split: tuple(filter(None, part)) for split, part in found.items()})
 
     def records(self, split: str) -> tuple[Record, ...]:
         """Return the samples of a split, unread.

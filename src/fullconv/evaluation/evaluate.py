@@ -1,6 +1,7 @@
 """Scores of a network on a data set: one histogram over every labelled pixel at original resolution."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -33,7 +34,7 @@ def evaluate(
     """Return the paper's four metrics, and each class's, of a model on one split of a data set.
 
     Args:
-        model: A model or run folder, a network, or a predictor.
+        model: A model or run folder, a network, which stays where and in the mode it is, or a predictor.
         data: A data set folder, a ``dataset.yaml``, or an opened data set.
         split: By default the first there is of ``test``, ``val`` and ``train``.
         task: Which of several tasks to score; by default the model's first, or the predictor's.
@@ -49,15 +50,27 @@ def evaluate(
 
     Source: Long, Shelhamer & Darrell 2015, section 5.
     """
-    predictor = as_predictor(model, task, views)
     source = data if isinstance(data, DataSource) else open_dataset(data)
-    source = source.further.get(predictor.task, source)
-    split = split or default_split(source)
-    _check_classes(predictor, source)
-    _check_bands(predictor, source, split)
-    samples = source.dataset(split)
-    matrix = confusion(predictor, (samples[index] for index in range(len(samples))), progress, len(samples))
+    with _left_in_training(model):
+        predictor = as_predictor(model, task, views)
+        source = source.tasks.get(predictor.task, source)
+        split = split or default_split(source)
+        _check_classes(predictor, source)
+        _check_bands(predictor, source, split)
+        samples = source.dataset(split)
+        matrix = confusion(predictor, (samples[index] for index in range(len(samples))), progress, len(samples))
     return Scores.from_confusion(matrix, source.labels.names, absent=absent)
+
+
+@contextmanager
+def _left_in_training(model: Model) -> Iterator[None]:
+    """Put a network's layers back into training mode after the block, those that were in it: the caller trains it."""
+    training = [layer for layer in model.modules() if layer.training] if isinstance(model, FCN) else []
+    try:
+        yield
+    finally:
+        for layer in training:
+            layer.training = True
 
 
 def confusion(
@@ -95,7 +108,9 @@ def as_predictor(model: Model, task: str | None = None, views: Views | None = No
         task, views = task or model.task, views or model.views
         same = (task, views) == (model.task, model.views)
         return model if same else Predictor(model.model, device=model.device, task=task, views=views)
-    return Predictor(model, task=task, views=views) if isinstance(model, FCN) else load(model, task=task, views=views)
+    if isinstance(model, FCN):
+        return Predictor(model, device=model.mean.device, task=task, views=views)
+    return load(model, task=task, views=views)
 
 
 def default_split(source: DataSource) -> str:

@@ -10,6 +10,9 @@ from ..errors import UsageError
 
 _HELD = (errno.EACCES, errno.EAGAIN)
 
+_OURS: set[Path] = set()
+"""What this process holds: its threads would not keep each other out."""
+
 
 @contextmanager
 def locked(folder: Path, doing: str) -> Iterator[None]:
@@ -25,21 +28,26 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
     Raises:
         UsageError: Another process holds it, or the folder cannot be written.
     """
-    lock = folder / ".lock"
+    lock, held = folder / ".lock", UsageError(f"{folder}: {doing}; wait until it has ended, or end it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        place = folder.resolve()
+        if place in _OURS:  # Opening and closing the file would let go of it.
+            raise held
         file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written: {error.strerror or error}; look at who may use it") from error
+    _OURS.add(place)
     try:
         if not (_taken(file) and _is_there(lock, file)):
-            raise UsageError(f"{folder}: {doing}; wait until it has ended, or end it")
+            raise held
         try:
             yield
         finally:
             with suppress(OSError):  # Windows removes no open file.
                 lock.unlink()
     finally:
+        _OURS.discard(place)
         os.close(file)
 
 

@@ -60,3 +60,7 @@ class Events:
                 picture.thumbnail((LARGEST, LARGEST))
                 self._writer.add_image(sample.stem, np.asarray(picture), record["epoch"], dataformats="HWC")
         self._writer.flush()  # What is not flushed is lost at the end of the process.
+
+    def close(self) -> None:
+        """End the thread that writes."""
+        self._writer.close()

@@ -67,7 +67,8 @@ def _handled(handler: Any) -> Iterator[None]:
     before = {}
     with suppress(ValueError):  # Only the main thread may.
         for number in (signal.SIGINT, signal.SIGTERM):
-            before[number] = signal.signal(number, handler)
+            if signal.getsignal(number) is not None:  # One that is not Python's cannot be put back.
+                before[number] = signal.signal(number, handler)
     try:
         yield
     finally:

@@ -1,7 +1,7 @@
 """Training: read :func:`fit` for the loop; one step of it is in ``step.py``."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from itertools import takewhile
 from pathlib import Path
@@ -69,6 +69,7 @@ def fit(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = F
         progress.say(*balance_in_words(objective.class_weights[task].tolist(), part.labels.names, config.optim.balance))
     with (
         progress.running(),
+        closing(events) if events else nullcontext(),
         interruptible() as interrupt,
         nullcontext() if runtime.lockstep else leaving_passes(model, interrupt),
     ):

@@ -196,7 +196,12 @@ def say(*lines: str, quiet: bool) -> None:
 
 
 def _console(quiet: bool) -> Console:
-    return Console(file=sys.stderr, quiet=quiet or not is_first(), highlight=False, soft_wrap=True)
+    # By itself, rich writes elsewhere in a notebook, and draws a bar in any file where FORCE_COLOR is set.
+    terminal = bool(sys.stderr and sys.stderr.isatty())
+    silent = quiet or not is_first()
+    return Console(
+        file=sys.stderr, quiet=silent, highlight=False, soft_wrap=True, force_terminal=terminal, force_jupyter=False
+    )
 
 
 class TrainingProgress:

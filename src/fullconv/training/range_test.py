@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..data import DataSource
 from ..errors import NotFinite, UsageError
 from ..files.atomic import write_atomically
@@ -46,6 +48,7 @@ class RateTest:
     suggestion: float
 
 
+@torch.random.fork_rng(devices=[])
 def find_rate(
     data: str | Path | DataSource,
     out: str | Path,

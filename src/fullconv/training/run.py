@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..data import DataSource, open_dataset
 from ..doctor import refuse_bad
 from ..errors import UsageError
@@ -27,6 +29,7 @@ BROUGHT = ("trunk", "context")
 """Of a network, what the model decides from which it starts."""
 
 
+@torch.random.fork_rng(devices=[])
 def train(
     data: str | Path | DataSource | None = None,
     out: str | Path | None = None,
@@ -37,7 +40,7 @@ def train(
     quiet: bool = False,
     **named: Any,
 ) -> TrainResult:
-    """Train a network on a data set's ``train`` split and leave a run folder behind.
+    """Train a network on a data set's ``train`` split and leave a run folder behind, and torch's generator as it was.
 
     The best weights on the ``val`` split are kept in ``best/``; without such a split, the last ones.
 

@@ -144,6 +144,12 @@ class RunLog:
         """
         return load_config(str(self.folder / CONFIG))
 
+    def going_on(self) -> str:
+        """Return what goes on with the run: a command, or in Python a call, where it has an opened data set."""
+        if self._data() is None:
+            return f"fullconv.train(source, resume={str(self.run)!r})"
+        return resuming(self.run)
+
     def data(self) -> Path:
         """Return the data set that the run was started on.
 

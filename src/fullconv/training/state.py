@@ -15,7 +15,7 @@ from .checkpoint import Checkpoint, Checkpoints
 from .config import TrainConfig
 from .interrupt import Interrupt
 from .optim import WeightAverage, build_optimiser, rate_factor, set_rates
-from .runlog import RunLog, resuming
+from .runlog import RunLog
 from .runtime import Runtime, shared, whole
 
 RARELY = 0.5
@@ -287,7 +287,7 @@ class Session:
             self.interrupt.number = number
             self.keep()
             self.runtime.wait()  # Once a rank has ended, torchrun ends the others, also one that is still writing.
-            self.interrupt.stop(resuming(self.log.run))
+            self.interrupt.stop(self.log.going_on())
 
 
 def mean_loss(losses: list[float]) -> float:
