@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -471,9 +472,26 @@ def test_names_that_a_file_system_does_not_tell_apart(shapes, tmp_path, monkeypa
 
 
 def test_a_pattern_that_no_shell_has_expanded(shapes, tmp_path):
-    done = run("predict", shapes / "run", shapes / "data" / "images" / "*.*", "--out", tmp_path / "out")
-    assert "16 of 16" in done.stdout
-    assert "no such file" in run("predict", shapes / "run", tmp_path / "*.png", "--out", tmp_path, code=2).stderr
+    """A hidden file is none of it, and of a folder the images."""
+    folder = shutil.copytree(shapes / "data" / "images", tmp_path / "photos")
+    (tmp_path / "._photo.png").write_bytes(b"\0\5")
+    for pattern in (folder / "*.*", tmp_path / "*"):
+        done = run("predict", shapes / "run", pattern, "--out", tmp_path / "out" / pattern.name.replace("*", "x"))
+        assert "16 of 16" in done.stdout
+        shutil.rmtree(tmp_path / "out")
+    for pattern in ("*.png", "a**.png"):
+        assert "no such file" in run("predict", shapes / "run", tmp_path / pattern, "--out", tmp_path, code=2).stderr
+
+
+def test_nobody_listens(shapes):
+    """Standard output is closed, or a program that has read enough."""
+    command = [sys.executable, "-m", "fullconv", "inspect", "resnet18"]
+    closed = subprocess.run(["sh", "-c", f"{shlex.join(command)} >&-"], capture_output=True, text=True, env=ENVIRONMENT)
+    assert "bug of ours" not in closed.stderr
+    gone = subprocess.run(
+        ["sh", "-c", f"{shlex.join(command)} | true"], capture_output=True, text=True, env=ENVIRONMENT
+    )
+    assert gone.stderr == ""
 
 
 def test_check_says_what_it_found_before_it_writes(data, tmp_path):

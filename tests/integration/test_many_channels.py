@@ -131,5 +131,13 @@ def test_images_with_fewer_bands_than_the_others_are_named(rasters, tmp_path):
     assert str(raised.value) == str(problem)
     splits = open_dataset(rasters).splits
     split = next(name for name in splits if "c" in [record.stem for record in splits[name]])
-    with pytest.raises(DataError, match="its images have 3 channels, the model takes 4; say bands or stack"):
+    with pytest.raises(DataError, match="image c: the model takes 4 channels, the image has 3"):
         evaluate(run, rasters, split)
+
+
+def test_images_without_the_further_channels_are_not_scored(rasters, tmp_path):
+    run = train(rasters, tmp_path / "run", settings=TINY, epochs=0.1, quiet=True).run
+    for path in (rasters / "images").iterdir():
+        write_geotiff(path, np.zeros((H, W, 3), np.uint16))
+    with pytest.raises(DataError, match="its images have 3 channels, the model takes 4; say bands or stack"):
+        evaluate(run, rasters, "val")

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from commands import call
-from fullconv import train
+from fullconv import fcn8s, open_dataset, train
 from fullconv.data import write_shapes
 from fullconv.errors import UsageError
 from fullconv.training.events import Events
@@ -57,12 +57,13 @@ def test_without_the_package_nothing_is_trained(shapes, tmp_path, monkeypatch):
     assert not (tmp_path / "run" / "last").exists()
 
 
-def test_what_a_killed_process_wrote_too_much_is_taken_back(tmp_path):
+def test_what_a_killed_process_wrote_too_much_is_taken_back(shapes, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="needs an extra")
+    model, source = fcn8s("small", 2, context="none"), open_dataset(shapes)
     for first, loss in ((1, 3.0), (2, 2.0)):
         events = Events(tmp_path, first)
         for epoch in (first, first + 1):
-            events.epoch({"epoch": epoch, "loss": loss}, 0.1, None, None)
+            events.epoch({"epoch": epoch, "loss": loss}, 0.1, model, source)
     curve = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload().Scalars("loss")
     assert [(event.step, event.value) for event in curve] == [(1, 3.0), (2, 2.0), (3, 2.0)]
 

@@ -56,11 +56,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         code = app(args=[word for word in words if word != "--debug"] or ["--help"], standalone_mode=False)
-        sys.stdout.flush()  # Here its disk may still be found full.
+        if sys.stdout:
+            sys.stdout.flush()  # Here its disk may still be found full.
         if code == 130:  # What typer makes of KeyboardInterrupt.
             _say("interrupted")
     except SystemExit as ended:  # SIGTERM's.
         code = ended.code
+    except BrokenPipeError:  # Who reads has enough.
+        _let_go_of_output()
+        code = 1
     except Exception as error:
         code = _exit_code(error)
         if _is_full(error):

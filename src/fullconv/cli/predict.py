@@ -4,6 +4,7 @@ import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -70,11 +71,19 @@ def _image_files(paths: Iterable[Path]) -> list[Path]:
             files += inside
         elif path.exists():
             files.append(path)
-        elif found := sorted(path.parent.glob(path.name)):  # No shell of Windows does it.
-            files += found
+        elif found := _matching(path):  # No shell of Windows does it.
+            files += _image_files(found)
         else:
             raise UsageError(f"{path}: no such file or folder; check the path")
     return files
+
+
+def _matching(pattern: Path) -> list[Path]:
+    from ..data.pairing import visible
+
+    with suppress(ValueError):  # It is no pattern.
+        return visible(pattern.parent.glob(pattern.name))
+    return []
 
 
 def _outputs(path: Path, out: Path) -> tuple[Path, Path]:

@@ -92,10 +92,9 @@ class Pairs:
         """Return the pairs of ``stems``; a stem without image or mask, or one that stands twice, is a problem.
 
         Args:
-            stems: One a sample.
+            stems: One a sample, as :func:`composed`.
             where: The list's file, for messages.
         """
-        stems = [composed(stem) for stem in stems]
         for kind, files, folder in (
             ("image", self.images, self.folders[0]),
             ("mask", self.masks, self.folders[1]),
@@ -153,7 +152,7 @@ def read_stems(path: Path) -> list[str]:
     Raises:
         DataError: The file cannot be read, or lists nothing.
     """
-    lines = [line.strip() for line in read_text(path).splitlines()]
+    lines = [composed(line.strip()) for line in read_text(path).splitlines()]
     if not any(lines):
         raise DataError(f"{path}: lists no stem; write one per line, or remove the file")
     return [line for line in lines if line]

@@ -126,7 +126,7 @@ def check(
         study.add(splits, examine(record, source.table))
         if progress:
             progress(done, len(records))
-    study.problems += _further_problems(source, records)
+    study.problems += _further_problems(source, records, warn=True)
     return study.diagnosis()
 
 
@@ -156,21 +156,21 @@ def refuse_bad(source: DataSource, splits: Iterable[str]) -> None:
     records = dict.fromkeys(record for split in splits for record in source.records(split))
     own, modes = list[Problem](), dict[str, list[Path]]()
     for record in records:
-        found = examine(record, source.table, thorough=False)
+        found = examine(record, source.table, thorough=False, warn=False)
         own += found.problems
         if found.mode:
             modes.setdefault(found.mode, []).append(record.image.path)
-    refuse(_lasting([*own, *_further_problems(source, records), *_mixed(modes)], source))
+    refuse(_lasting([*own, *_further_problems(source, records, warn=False), *_mixed(modes)], source))
 
 
-def _further_problems(source: DataSource, records: Iterable[Record]) -> list[Problem]:
+def _further_problems(source: DataSource, records: Iterable[Record], *, warn: bool) -> list[Problem]:
     """Return what is wrong with the masks of further tasks."""
     pairs = [(other, other.of_same_image(record)) for other in source.further.values() for record in records]
     return [
         problem
         for other, record in pairs
         if record
-        for problem in examine(record, other.table, thorough=False).problems
+        for problem in examine(record, other.table, thorough=False, warn=warn).problems
     ]
 
 

@@ -74,13 +74,14 @@ class Examination:
     target: Integer[np.ndarray, "h w"] | None = None
 
 
-def examine(record: Record, table: ClassTable, *, thorough: bool = True) -> Examination:
+def examine(record: Record, table: ClassTable, *, thorough: bool = True, warn: bool = True) -> Examination:
     """Read both files of a sample and return what they show; never raises for what is in them.
 
     Args:
         record: The sample.
         table: The classes and how masks spell them.
         thorough: Decode the image as well; else its header is enough, and of it ``size`` is known and how many bands.
+        warn: Also look for what is only a warning and takes time.
     """
     found = Examination(record)
     with _collecting(found, record.image.path):
@@ -91,7 +92,7 @@ def examine(record: Record, table: ClassTable, *, thorough: bool = True) -> Exam
             if not isinstance(record.image, ImageFile):
                 found.mode = f"{record.image.channels()} bands"
     with _collecting(found, record.mask.path):
-        _examine_mask(found, table, thorough)
+        _examine_mask(found, table, warn)
     return found
 
 
@@ -155,7 +156,7 @@ def _thumbnail(pixels: Shaped[np.ndarray, "h w c"]) -> Float[np.ndarray, "768"]:
     return np.asarray(values / max(1.0, float(np.linalg.norm(values))))
 
 
-def _examine_mask(found: Examination, table: ClassTable, thorough: bool) -> None:
+def _examine_mask(found: Examination, table: ClassTable, warn: bool) -> None:
     record = found.record
     if isinstance(record.mask, MaskFile) and not _examine_mask_file(found, record.mask.path):
         return
@@ -163,7 +164,7 @@ def _examine_mask(found: Examination, table: ClassTable, thorough: bool) -> None
     if found.size and found.size != mask.shape[:2]:
         found.problems.append(size_problem(record, found.size, (mask.shape[0], mask.shape[1])))
     if mask.ndim == 2:
-        _examine_ids(found, mask, table, thorough)
+        _examine_ids(found, mask, table, warn)
     else:
         _examine_colours(found, mask, table)
 
@@ -189,11 +190,11 @@ def _examine_mask_file(found: Examination, path: Path) -> bool:
     return True
 
 
-def _examine_ids(found: Examination, mask: Integer[np.ndarray, "h w"], table: ClassTable, thorough: bool) -> None:
+def _examine_ids(found: Examination, mask: Integer[np.ndarray, "h w"], table: ClassTable, warn: bool) -> None:
     path, classes = found.record.mask.path, table.labels.num_classes
     present = _ids_in(mask)
     unknown = present[table.from_ids(present) < 0]
-    if problem := _ids_problem(mask, present, unknown, table, path, thorough):
+    if problem := _ids_problem(mask, present, unknown, table, path, warn):
         found.problems.append(problem)
         if unknown.size and problem.severity == "error":
             return
@@ -214,7 +215,7 @@ def _ids_problem(
     unknown: Int64[np.ndarray, "u"],
     table: ClassTable,
     path: Path,
-    thorough: bool,
+    warn: bool,
 ) -> Problem | None:
     ids = [number for number, to in table.ids.items() if to != table.labels.ignore_index]
     some = ", ".join(str(number) for number in unknown[:8]) + (", …" if len(unknown) > 8 else "")
@@ -223,7 +224,7 @@ def _ids_problem(
         remedy = "set classes: {0: background, 255: object} and ignore_index: null in a dataset.yaml"
         return Problem("binary_255_mask", (path,), seen, remedy)
     # Of ids that are all known, it is only a warning.
-    if (thorough or unknown.size) and _ramp_share(mask) > RAMPS:
+    if (warn or unknown.size) and _ramp_share(mask) > RAMPS:
         seen = "has edges that run through ids in between: it was resized or drawn with smoothing"
         remedy = "export it again, resized with nearest neighbour and drawn without anti-aliasing"
         return Problem("antialiased_mask", (path,), seen, remedy, blocks=bool(unknown.size))

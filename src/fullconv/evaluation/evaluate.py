@@ -82,8 +82,7 @@ def confusion(
     """Return the k×k histogram [truth, prediction] of a predictor over samples.
 
     Raises:
-        DataError: An image is too large for the memory.
-        UsageError: One has other channels than the model takes.
+        DataError: An image is too large for the memory, or has other channels than the model takes.
     """
     labels = predictor.label_set
     matrix = torch.zeros(labels.num_classes, labels.num_classes, dtype=torch.int64)
@@ -91,7 +90,7 @@ def confusion(
         try:
             predicted = predictor.labels(sample.image).cpu()
         except (DataError, UsageError) as error:
-            raise type(error)(f"image {sample.stem}: {error}") from error
+            raise DataError(f"image {sample.stem}: {error}") from error
         matrix += confusion_matrix(sample.target, predicted, labels.num_classes, sample.ignore_index)
         if progress:
             progress(done, total)

@@ -155,7 +155,8 @@ def never_seen(pixels: Int64[Tensor, "k"], names: Sequence[str]) -> list[str]:
 def trained_and_scored(source: DataSource) -> list[str]:
     """Return a warning where images of the validation split are trained on as well."""
     val = source.splits.get("val", ())
-    both = sorted({record.stem for record in set(val) & set(source.splits["train"])})
+    trained = {record.image for record in source.splits["train"]}
+    both = sorted({record.stem for record in val if record.image in trained})
     if not both:
         return []
     return [

@@ -126,7 +126,10 @@ class RunLog:
         log = RunLog(folder, self.run)
         if self.writes and not (folder / CONFIG).is_file():
             shutil.rmtree(folder, ignore_errors=True)
-            log.start(config, self._data())
+            data = None
+            with suppress(UsageError):  # Nor does the stage know it then.
+                data = self._data()
+            log.start(config, data)
         elif self.writes and not (folder / SUMMARY).is_file():
             log.remember(config)  # The run's may have been edited since.
         return log
@@ -146,8 +149,9 @@ class RunLog:
 
     def going_on(self) -> str:
         """Return what goes on with the run: a command, or in Python a call, where it has an opened data set."""
-        if self._data() is None:
-            return f"fullconv.train(source, resume={str(self.run)!r})"
+        with suppress(UsageError):
+            if self._data() is None:
+                return f"fullconv.train(source, resume={str(self.run)!r})"
         return resuming(self.run)
 
     def data(self) -> Path:

@@ -181,10 +181,10 @@ class TrainState:
         """
         self._check_same_run(checkpoint.facts)
         groups = _grouped(checkpoint.tensors)
-        mean, std = checkpoint.facts["normalisation"]  # Without its weights, or with newer ones, a trunk has another.
-        for model in (self.model, self.average.model):
-            model.normalise_as((tuple(mean), tuple(std)))
+        mean, std = checkpoint.facts["normalisation"]
         try:
+            for model in (self.model, self.average.model):  # Without its weights, or with newer ones, it has another.
+                model.normalise_as((tuple(mean), tuple(std)))
             own = self.model.state_dict()
             self.model.load_state_dict({name: shared(kept, own[name]) for name, kept in groups["model"].items()})
             self.average.model.load_state_dict(groups["average" if self.average.decay else "model"])

@@ -624,11 +624,17 @@ def test_an_unknown_format_in_a_description_is_an_error_of_the_data(tmp_path):
         open_dataset(tmp_path)
 
 
-def test_accents_are_one_letter_or_two(tmp_path):
-    """By the system that wrote the name."""
-    write_image(tmp_path / "images" / "caf\u00e9.jpg")
-    write_mask(tmp_path / "masks" / "cafe\u0301.png", TRUTHS["a"])
-    (tmp_path / "train.txt").write_text("cafe\u0301\n", "utf-8")
+@pytest.mark.parametrize("place", ["folder", "voc", "classes", "yaml"])
+def test_accents_are_one_letter_or_two(tmp_path, place):
+    """By the system that wrote the name: of an image, a mask, or a list of them."""
+    images, masks = ("JPEGImages", "SegmentationClass") if place == "voc" else ("images", "masks")
+    write_image(tmp_path / images / "caf\u00e9.jpg")
+    for folder in ("background", "box") if place == "classes" else ("",):
+        write_mask(tmp_path / masks / folder / "cafe\u0301.png", (TRUTHS["a"] > 0).astype(np.uint8))
+    if place == "yaml":
+        (tmp_path / "dataset.yaml").write_text("splits: {train: [cafe\u0301]}", "utf-8")
+    else:
+        (tmp_path / "train.txt").write_text("cafe\u0301\n", "utf-8")
     assert [record.stem for record in open_dataset(tmp_path).splits["train"]] == ["caf\u00e9"]
 
 
@@ -648,4 +654,11 @@ def test_ultralytics_values_of_another_kind(tmp_path, change, message):
     tree = yaml.safe_load((root / "data.yaml").read_text())
     (root / "data.yaml").write_text(yaml.safe_dump(tree | change))
     with pytest.raises(DataError, match=rf"data\.yaml: {message}"):
+        open_dataset(root)
+
+
+def test_an_ultralytics_yaml_that_is_none_is_named(tmp_path):
+    root = write_ultralytics(tmp_path, masks=False)
+    (root / "data.yaml").write_text("train: images/train\nnames: {0: a, 0: b}\n")
+    with pytest.raises(DataError, match=r"data\.yaml: not valid YAML: '0' stands twice"):
         open_dataset(root)

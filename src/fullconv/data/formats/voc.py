@@ -5,7 +5,7 @@ from pathlib import Path
 from ..classes import ClassEntry
 from ..description import Description
 from ..labels import voc_palette
-from ..pairing import Pairs, read_stems, split_lists
+from ..pairing import Pairs, composed, read_stems, split_lists
 from ..source import Contents, Record
 
 NAMES = (
@@ -36,7 +36,7 @@ def listed_splits(root: Path, pairs: Pairs, description: Description) -> dict[st
     """Return the samples of every list that is found, or all of them in no split."""
     if description.splits:
         lists = {
-            name: read_stems(root / stems) if isinstance(stems, str) else stems
+            name: read_stems(root / stems) if isinstance(stems, str) else list(map(composed, stems))
             for name, stems in description.splits.items()
         }
         return {name: pairs.listed(stems, root / name) for name, stems in lists.items()}

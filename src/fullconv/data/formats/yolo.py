@@ -1,5 +1,6 @@
 """Ultralytics: a YAML with ``train``, ``val`` and ``names``; polygons in ``labels/``, or masks in ``masks_dir``."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,18 @@ from ..source import SPLITS, Contents, Record
 from .annotation import BACKGROUND
 
 YAMLS = ("data.yaml", "data.yml")
+KEYS = ("names", "train")
 
 
 def recognise(root: Path) -> bool:
     """Return whether ``root`` is such a YAML, or holds one called ``data.yaml``."""
     path = _yaml(root)
-    return path is not None and {"names", "train"} <= _tree(path).keys()
+    if path is None:
+        return False
+    try:
+        return _tree(path).keys() >= {*KEYS}
+    except DataError:  # It is one all the same, which ``read`` will say more of.
+        return all(re.search(rf"^{key}\s*:", read_text(path), re.MULTILINE) for key in KEYS)
 
 
 def read(root: Path, description: Description) -> Contents:
@@ -78,8 +85,8 @@ def _entries(path: Path, names: Any) -> list[ClassEntry]:
 def _tree(path: Path) -> Mapping[str, Any]:
     try:
         tree = parse_yaml(read_text(path))
-    except yaml.YAMLError:
-        return {}
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: not valid YAML: {' '.join(str(error).split())}; correct that line") from error
     return tree if isinstance(tree, dict) else {}
 
 
