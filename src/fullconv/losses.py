@@ -41,7 +41,7 @@ class Upsampling(NamedTuple):
         return Upsampling(self.kernels[:, :, phase, phase], self.factor // step, first // step)
 
     def cells(self, height: int, top: int, bottom: int) -> slice:
-        """Return the rows of scores, of which there are ``height``, that the image's rows top … bottom − 1 are of."""
+        """Return which of the ``height`` rows of scores the image's rows top … bottom − 1 are upsampled from."""
         first = max(0, -((self.kernels.shape[-1] - 1 - top - self.start) // self.factor))
         return slice(first, min(height, (bottom - 1 + self.start) // self.factor + 1))
 
@@ -182,7 +182,7 @@ class _Strips(torch.autograd.Function):
                 logits = upsampling.strip(part, leaf, top, bottom, target.shape[2], cells.start)
                 loss = measure(logits, target[some, top:bottom])
                 total += loss.detach()
-                if loss.requires_grad:  # Then nothing of the strip is left.
+                if loss.requires_grad:  # Backwards now frees the strip.
                     loss.backward()  # type: ignore[no-untyped-call]
                 if gradient is not None and part.grad is not None:
                     gradient[some, :, cells] += part.grad
@@ -236,7 +236,7 @@ def upsampled_soft_jaccard(
 ) -> Float[Tensor, ""]:
     """Return what :func:`soft_jaccard` gives for upsampled scores, without ever holding them whole.
 
-    Its sums are over all strips, and so are computed first; its gradient is that of their sum, each times its slope.
+    Its value is of sums over all strips, computed first; its gradient is that of these sums, each times its slope.
 
     Args:
         scores: Logits of coarse cells.

@@ -84,7 +84,7 @@ def test_imports_only_go_down():
     assert not wrong
 
 
-def test_training_is_read_from_the_bottom_up():
+def test_training_imports_only_rows_above():
     rows = {f"training.{name}": number for number, row in enumerate(TRAINING) for name in row}
     inside = {name: path for name, path in modules().items() if name.startswith("training.") and "__init__" not in name}
     assert rows.keys() == inside.keys()

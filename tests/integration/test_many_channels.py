@@ -62,7 +62,7 @@ ASKED = "the model was trained on bands: [4, 1, 2] and range: [0, 10000]; say ba
 )
 def test_a_model_is_scored_on_the_bands_it_was_trained_on(rasters, other, seen):
     (rasters / "dataset.yaml").write_text("bands: [4, 1, 2]\nrange: [0, 10000]")
-    model = build_model(load_config("modern", TINY), open_dataset(rasters))
+    model = build_model(open_dataset(rasters), load_config("modern", TINY))
     evaluate(model, rasters)
     (rasters / "dataset.yaml").write_text(other)
     with pytest.raises(DataError) as raised:
@@ -73,7 +73,7 @@ def test_a_model_is_scored_on_the_bands_it_was_trained_on(rasters, other, seen):
 def test_a_model_of_colours_is_scored_on_colours(rasters):
     """The same three bands, whether a picture's or a raster's."""
     (rasters / "dataset.yaml").write_text("bands: [1, 2, 3]")
-    colours = build_model(load_config("modern", TINY), write_shapes(rasters.parent / "shapes", count=6, sizes=(40, 40)))
+    colours = build_model(write_shapes(rasters.parent / "shapes", count=6, sizes=(40, 40)), load_config("modern", TINY))
     colours.labels["semantic"] = LabelSet.of(["a", "b", "c", "d", "e", "f"])
     (rasters / "classes.txt").write_text("a\nb\nc\nd\ne\nf")
     evaluate(colours, rasters)
@@ -87,13 +87,13 @@ def test_three_bands_that_are_no_colours_have_a_mean_of_their_own(rasters, tmp_p
     source = open_dataset(rasters)
     pixels = [record.image.read()[:, ::4, ::4].flatten(1) for record in source.records("train")]
     means = torch.stack([part.mean(1) for part in pixels]).mean(0)
-    model = build_model(load_config("modern", TINY), source)
+    model = build_model(source, load_config("modern", TINY))
     torch.testing.assert_close(model.mean.flatten(), means)
-    asked = build_model(load_config("modern", TINY | {"model.normalisation": "caffe"}), source)
+    asked = build_model(source, load_config("modern", TINY | {"model.normalisation": "caffe"}))
     assert asked.std.flatten().tolist() == [1, 1, 1]
     (rasters / "dataset.yaml").write_text("bands: [4, 1]\nrange: [0, 10000]\n")
     with pytest.raises(UsageError, match=r"model\.normalisation=caffe is of red, green, blue, .* 2 channels"):
-        build_model(load_config("modern", TINY | {"model.normalisation": "caffe"}), open_dataset(rasters))
+        build_model(open_dataset(rasters), load_config("modern", TINY | {"model.normalisation": "caffe"}))
 
 
 def test_a_network_of_other_channels_takes_arrays_of_them(rasters, tmp_path):

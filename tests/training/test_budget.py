@@ -87,7 +87,7 @@ def test_an_evaluation_is_of_all_images_by_their_pixels(tmp_path, clock, monkeyp
     monkeypatch.setattr(Predictor, "labels", slowly)
     source = write_shapes(tmp_path, count=100, sizes=(40, 80))
     config = load_config("modern", {"model.trunk": "small", "data.crop": 32, "data.batch_size": 4})
-    cost = budget.measured(600.0, build_model(config, source), source, config, tmp_path)
+    cost = budget.measured(600.0, build_model(source, config), source, config, tmp_path)
     pixels = [math.prod(source.image_size(record)) for record in source.splits["val"]]
     assert cost.evaluation == pytest.approx(sum(pixels) / 1e4) and len(set(pixels)) > 5
 
@@ -214,7 +214,7 @@ def test_images_are_enlarged_where_the_time_holds_a_third_of_the_epochs(
     monkeypatch.setattr(budget, "epochs_within", within)
     source = write_shapes(tmp_path / "data", count=12, sizes=(40, 48))
     settings = {"model.trunk": "small", "model.input_scale": chosen, "epochs": "auto"}
-    config = budget.fitted(load_config("modern", settings), source, 20.0, tmp_path)
+    config = budget.fitted(source, load_config("modern", settings), 20.0, tmp_path)
     assert (config.model.input_scale, config.epochs) == (scale, enlarged * (4 if scale == 1 else 1))
     assert ("images are not enlarged" in capsys.readouterr().err) == (scale == 1)
 
@@ -323,7 +323,7 @@ def test_stages_are_enlarged_where_the_time_holds_a_third_of_the_epochs(tmp_path
     source = write_shapes(tmp_path / "data", count=12, sizes=(40, 48))
     stages = [{"epochs": 2}, {"epochs": 2, "model.input_scale": 1.5}]
     config = load_config("modern", {"model.trunk": "small", "stages": stages})
-    fitted = budget.fitted(config, source, 20.0, tmp_path)
+    fitted = budget.fitted(source, config, 20.0, tmp_path)
     assert [stage.model.input_scale for stage in stage_configs(fitted)] == [scale, 1.5]
 
 

@@ -105,7 +105,7 @@ def test_in_steps_that_are_only_measured(tmp_path, monkeypatch, stopping, comman
     monkeypatch.setattr(module, "train_step", step)
     with pytest.raises(Stopped):
         if command == "--time":
-            budget.measured(60.0, build_model(config, source), source, config, tmp_path)
+            budget.measured(60.0, build_model(source, config), source, config, tmp_path)
         else:
             range_test.find_rate(source, tmp_path / "run", settings=TINY)
     assert any(parameter.grad is None for parameter in learned(models[-1]))

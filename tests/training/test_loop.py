@@ -237,7 +237,7 @@ def test_the_rate_is_said_for_the_pixels_that_count(shapes):
     sgd = {**TINY, "optim.optimiser": "sgd", "optim.loss_stride": 1, "data.keep": 0.25}
     for crop, area in ((48, 48 * 48), ("none", mean)):
         config = load_config("modern", {**sgd, "data.crop": crop})
-        lines = describe(build_model(config, shapes), shapes, build_feed(shapes, config), config, Runtime(device="cpu"))
+        lines = describe(build_model(shapes, config), shapes, build_feed(shapes, config), config, Runtime(device="cpu"))
         assert f"{4 * area / 4:,.0f} pixels a step" in lines[-1]
 
 
@@ -293,7 +293,7 @@ def test_crops_are_cut_from_enlarged_images(shapes):
 
 def test_whole_images_stay_as_large_as_they_are(shapes, tmp_path):
     whole = {"data.crop": "none", "data.batch_size": 1}
-    assert input_scale(load_config("modern", whole), shapes) == 1
+    assert input_scale(shapes, load_config("modern", whole)) == 1
     with pytest.raises(UsageError, match=r"model\.input_scale=2 is for crops"):
         run(shapes, tmp_path / "run", settings={**whole, "model.input_scale": 2})
 
@@ -318,7 +318,7 @@ def test_workers_keep_what_they_read(tmp_path):
 def test_what_was_derived_is_said_with_its_reason(shapes):
     source = replace(shapes, splits={"train": shapes.splits["train"][:2]})
     config = load_config("modern", {**TINY, "data.batch_size": 40, "data.crop": "none"})
-    said = describe(build_model(config, source), source, build_feed(source, config), config, Runtime(device="cpu"))
+    said = describe(build_model(source, config), source, build_feed(source, config), config, Runtime(device="cpu"))
     assert "200 epochs of 2 images (1000 / √2 passes, at least 4, at most 200), 1 steps of 2 an epoch" in said
     assert "whole images, as large as they are (data.scale is for crops)" in said
     assert f"{source.labels.num_classes} classes; no val split: the last weights will be the best" in said
@@ -331,7 +331,7 @@ def test_large_images_are_said_to_have_room_for_patches(shapes, monkeypatch, cro
     monkeypatch.setattr(progress, "mean_area", lambda source: 48 * 64)
     config = load_config("modern", {**TINY, "data.crop": crop, "model.input_scale": larger})
     feed = build_feed(shapes, config)
-    said = "\n".join(describe(build_model(config, shapes), shapes, feed, config, Runtime(device="cpu")))
+    said = "\n".join(describe(build_model(shapes, config), shapes, feed, config, Runtime(device="cpu")))
     assert ("data.patches=uniform" in said) == (room is not None)
     assert room is None or f"an image has room for {room} crops" in said
 
@@ -495,7 +495,7 @@ def test_a_model_to_start_from_brings_its_trunk(shapes, tmp_path):
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_less_is_kept_where_that_is_asked_for(shapes, recompute):
-    model = build_model(load_config("modern", {**TINY, "model.recompute": recompute}), shapes)
+    model = build_model(shapes, load_config("modern", {**TINY, "model.recompute": recompute}))
     assert model.trunk.body.recompute == recompute
 
 
@@ -563,8 +563,8 @@ def test_the_configuration_that_is_kept_says_what_was_derived(shapes, tmp_path):
     side = median_side(shapes)
     assert config.model.input_scale == 2 and config.data.crop == derived_crop(side, 2.0)
     asked = load_config("modern", settings | {"epochs": "auto"})
-    assert resolved(asked, shapes).epochs == derived_epochs(len(shapes.splits["train"]))
-    assert resolved(load_config("paper-heavy"), shapes).data.crop == "none"
+    assert resolved(shapes, asked).epochs == derived_epochs(len(shapes.splits["train"]))
+    assert resolved(shapes, load_config("paper-heavy")).data.crop == "none"
 
 
 def test_a_model_to_start_from_brings_its_context(shapes, tmp_path):

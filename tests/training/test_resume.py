@@ -463,7 +463,7 @@ def test_momenta_go_to_the_weights_that_they_are_of(shapes, tmp_path, monkeypatc
     kept = RunLog(run).checkpoints.latest()
     source = open_dataset(shapes)
     config = load_config(str(run / "config.yaml"), {"optim.layer_decay": 0.9})
-    model = build_model(config, source).to(memory_format=layout)
+    model = build_model(source, config).to(memory_format=layout)
     state = TrainState(model, config, *reversed(kept.facts["steps"]), Runtime())
     state.restore(kept)
     names = [name for name, _ in state.model.named_parameters()]

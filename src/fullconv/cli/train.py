@@ -52,9 +52,9 @@ def train(
     from ..training.range_test import RANGE_TEST
     from ..training.runtime import is_first
 
-    changes, minutes = parse_settings(settings or []), None if time is None else _minutes(time)
+    changes = parse_settings(settings or [])
     named: dict[str, Any] = {"trunk": trunk, "trunk_weights": trunk_weights, "epochs": epochs, "seed": seed}
-    named["minutes"] = minutes
+    named["minutes"] = None if time is None else _minutes(time)
     if find_lr:
         if data is None or out is None or resume is not None:
             raise UsageError("--find-lr needs DATA and --out FOLDER, and no --resume")

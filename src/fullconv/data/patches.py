@@ -80,7 +80,7 @@ class Patches(Dataset[Sample]):
 
     def _choose(self, index: int) -> tuple[int, tuple[int, int] | None]:
         """Return the number of an image, and a pixel that the window must hold."""
-        classes = [number for number in self._places if number != self._background]
+        classes = [class_id for class_id in self._places if class_id != self._background]
         if not classes or (self.choice == "foreground" and _below(2)):
             return self._owner[index], None
         by_image = self._places[classes[_below(len(classes))]]

@@ -113,8 +113,8 @@ def collate(samples: Sequence[Sample], ignore_index: int, fill: tuple[int, int, 
 
     def together(targets: Sequence[Tensor]) -> Int64[Tensor, "n h w"]:
         canvas = torch.empty(len(samples), height, width, dtype=torch.long)
-        for place_of, target in zip(canvas, targets, strict=True):
-            place(place_of, target, ignore_index)
+        for part, target in zip(canvas, targets, strict=True):
+            place(part, target, ignore_index)
         return canvas
 
     return Batch(

@@ -180,9 +180,9 @@ class DataSource:
         if split not in self._moments:
             records = self.records(split)
             chosen = records[:: math.ceil(len(records) / _SOME)]
-            sums = torch.stack([self._image_moments(record) for record in chosen]).mean(0)
-            std = (sums[1] - sums[0].square()).clamp(min=1).sqrt()
-            self._moments[split] = tuple(sums[0].tolist()), tuple(std.tolist())
+            mean, square = torch.stack([self._image_moments(record) for record in chosen]).mean(0)
+            std = (square - mean.square()).clamp(min=1).sqrt()
+            self._moments[split] = tuple(mean.tolist()), tuple(std.tolist())
         return self._moments[split]
 
     def _image_moments(self, record: Record) -> Float64[Tensor, "2 c"]:
@@ -232,7 +232,7 @@ class DataSource:
 
 
 def _strips(height: int, width: int) -> list[Window | None]:
-    """Return windows of bounded size, each from a fourth row on; None, the whole, for what is no larger than one."""
+    """Return windows of bounded size, from multiples of ``_EVERY`` rows on; None, the whole, where one would do."""
     rows = max(1, _STRIP // (_EVERY * width)) * _EVERY
     if rows >= height:
         return [None]

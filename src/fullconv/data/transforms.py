@@ -59,10 +59,8 @@ class TrainingTransform:
 
     def __call__(self, sample: Sample) -> Sample:
         """Return a changed sample; the given one stays as it is."""
-        image, mask = (
-            tv_tensors.Image(sample.image),
-            tv_tensors.Mask(torch.stack([sample.target, *sample.further.values()])),
-        )
+        image = tv_tensors.Image(sample.image)
+        mask = tv_tensors.Mask(torch.stack([sample.target, *sample.further.values()]))
         if self.crop is not None:
             image, mask = self._scaled_window(image, mask, self.crop)
         if _draw(0.0, 1.0) < self.flip:

@@ -21,9 +21,9 @@ from .loop import saying_how_to_do_without
 from .network import build_model
 from .progress import say
 from .runlog import RunLog
-from .runtime import Runtime, is_first
+from .runtime import Runtime
 from .stages import stage_configs
-from .state import RARELY, TrainState
+from .state import EPOCH_END_MINUTES, TrainState
 from .step import Objective, train_step
 
 TRIAL, LEAST = 0.02, 11
@@ -66,8 +66,8 @@ class Cost:
 
 
 def fitted(
-    config: TrainConfig,
     source: DataSource,
+    config: TrainConfig,
     minutes: float,
     folder: Path,
     *,
@@ -79,8 +79,8 @@ def fitted(
     Small images are not enlarged by themselves where that leaves time for less than a third of the derived epochs.
 
     Args:
-        config: How to train, but for the epochs.
         source: The data set.
+        config: How to train, but for the epochs.
         minutes: Wall-clock time for the whole run.
         folder: The run's, where a model is written to see how long that takes.
         began: When that time began, on the monotonic clock; by default now.
@@ -94,11 +94,11 @@ def fitted(
     config, said = changed(config, {"minutes": None}), list[str]()
     stages = stage_configs(config)
     say(f"trial steps, to see how many epochs {minutes:g} minutes hold", quiet=quiet)
-    wanted = [float(resolved(stage, source).epochs) for stage in stages]
-    derived = max(float(resolved(changed(stage, {"epochs": "auto"}), source).epochs) for stage in stages)
+    wanted = [float(resolved(source, stage).epochs) for stage in stages]
+    derived = max(float(resolved(source, changed(stage, {"epochs": "auto"})).epochs) for stage in stages)
     chosen: list[dict[str, Any]] = [{} for _ in stages]
     epochs = epochs_within(end, source, stages, wanted, folder)
-    scales = [input_scale(stage, source) if stage.model.input_scale == "auto" else 1.0 for stage in stages]
+    scales = [input_scale(source, stage) if stage.model.input_scale == "auto" else 1.0 for stage in stages]
     if max(scales) > 1 and sum(epochs) < ENOUGH * derived:
         said.append(
             f"images are not enlarged: {minutes:g} minutes hold {_added(epochs)} epochs of them {max(scales):g} times "
@@ -119,14 +119,12 @@ def as_chosen(config: TrainConfig, other: TrainConfig) -> TrainConfig:
     config = changed(config, {"minutes": None})
     if len(config.stages) != len(other.stages):
         return config
-    scale = "model.input_scale"
-    own = {scale: config.model.input_scale}
+    scale, chosen = "model.input_scale", list[dict[str, Any]]()
     theirs = other.stages or ({"epochs": other.epochs, scale: other.model.input_scale},)
-    left_open = [
-        {"epochs", scale} if (own | stage)[scale] == "auto" else {"epochs"} for stage in config.stages or ({},)
-    ]
-    pairs = zip(left_open, theirs, strict=True)
-    return _with(config, [{name: stage[name] for name in names & stage.keys()} for names, stage in pairs])
+    for ours, found in zip(config.stages or ({},), theirs, strict=True):
+        left_open = {"epochs", scale} if ours.get(scale, config.model.input_scale) == "auto" else {"epochs"}
+        chosen.append({name: found[name] for name in left_open & found.keys()})
+    return _with(config, chosen)
 
 
 def _with(config: TrainConfig, chosen: Sequence[Mapping[str, Any]]) -> TrainConfig:
@@ -150,10 +148,10 @@ def epochs_within(
         wanted: Epochs of each.
         folder: The run's.
     """
-    share_of_each, costs = (end - time.monotonic()) / len(stages), list[Cost]()
+    seconds, costs = (end - time.monotonic()) / len(stages), list[Cost]()
     for stage in stages:
         torch.manual_seed(stage.seed)
-        costs.append(measured(share_of_each, build_model(stage, source), source, stage, folder))
+        costs.append(measured(seconds, build_model(source, stage), source, stage, folder))
     share = _largest_share(MARGIN * (end - time.monotonic()), costs, wanted)
     # The slowest rank decides.
     share = -Runtime().largest(-int(GRAINS * share)) / GRAINS
@@ -222,20 +220,21 @@ def _keeps(steps: int, seconds: float, minutes: float) -> float:
     """Return how often the state is kept in an epoch of so many steps and seconds."""
     if not minutes:
         return float(steps)
-    return min(1.0, seconds / (60 * RARELY)) + seconds // (60 * minutes)
+    return min(1.0, seconds / (60 * EPOCH_END_MINUTES)) + seconds // (60 * minutes)
 
 
 def _writing_seconds(state: TrainState, folder: Path) -> tuple[float, float]:
     """Return what it takes to keep the state, and to save the model and write the epoch's line."""
-    if is_first():
+    log = RunLog(folder)
+    if log.writes:
         shutil.rmtree(folder, ignore_errors=True)  # Of a process that was killed.
-    log, start = RunLog(folder), time.monotonic()
+    start = time.monotonic()
     log.write_checkpoint(state.checkpoint(0.0))
     middle = time.monotonic()
     log.save(state.average.model, "last")
     log.rewrite([{}])
     end = time.monotonic()
-    if is_first():
+    if log.writes:
         shutil.rmtree(folder, ignore_errors=True)
     return middle - start, end - middle
 

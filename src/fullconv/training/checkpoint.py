@@ -62,9 +62,9 @@ class Checkpoints:
         Raises:
             UsageError: It cannot be written; those before are as they were.
         """
-        last = [name for name, tensor in checkpoint.tensors.items() if _lies_channels_last(tensor)]
-        facts = json.dumps({"schema": SCHEMA, "step": checkpoint.step, "channels_last": last, **checkpoint.facts})
-        tensors = checkpoint.tensors | {name: checkpoint.tensors[name].permute(0, 2, 3, 1) for name in last}
+        moved = [name for name, tensor in checkpoint.tensors.items() if _lies_channels_last(tensor)]
+        facts = json.dumps({"schema": SCHEMA, "step": checkpoint.step, "channels_last": moved, **checkpoint.facts})
+        tensors = checkpoint.tensors | {name: checkpoint.tensors[name].permute(0, 2, 3, 1) for name in moved}
 
         def write(path: Path) -> None:
             save_tensors(path, tensors, {"facts": facts})
@@ -73,8 +73,8 @@ class Checkpoints:
 
         path = self.folder / f"{checkpoint.step:09d}.ckpt"
         write_atomically(path, write, GO_ON)
-        # Those after it were damaged, or it would not have been come to again.
-        self._clear([other for other in self._paths() if other <= path][:KEPT])
+        # Later ones were damaged, or the run would not have come here again.
+        self._keep_only([other for other in self._paths() if other <= path][:KEPT])
 
     def latest(self) -> Checkpoint | None:
         """Return the newest that is whole; None where there is none. Damaged ones are named in a warning.
@@ -98,16 +98,16 @@ class Checkpoints:
 
     def remove(self) -> None:
         """Remove them all: the run is finished."""
-        self._clear(keep=[])
+        self._keep_only([])
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]*.ckpt"), reverse=True)
 
-    def _clear(self, keep: list[Path]) -> None:
+    def _keep_only(self, kept: list[Path]) -> None:
         for path in self._paths():
-            if path not in keep:
+            if path not in kept:
                 with suppress(OSError):  # One that another program reads, on Windows: the next time it goes, too.
                     path.unlink()
 

@@ -151,8 +151,8 @@ class TrainConfig(_Section):
             of stages stay in proportion.
         stages: Settings that differ from one stage to the next, such as ``{"model.finest_stride": 16}``: every stage
             starts from the weights of the one before.
-        checkpoint_minutes: How often the state is saved from which ``--resume`` goes on, besides at the end of an epoch
-            that is scored, or half a minute after the last time; 0 after every step.
+        checkpoint_minutes: How often the state that ``--resume`` goes on from is saved; 0 after every step. It also
+            is as an epoch ends, if that is scored, or half a minute after the last time.
         tensorboard: Also write what TensorBoard reads (extra ``tensorboard``).
     """
 
@@ -306,7 +306,6 @@ def parse_settings(settings: Iterable[str]) -> dict[str, Any]:
 
 
 def _read_recipe(recipe: str) -> dict[str, Any]:
-    file = resources.files("fullconv") / "recipes" / f"{recipe}.yaml"
     path = Path(recipe)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
@@ -318,7 +317,7 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
         except DataError as error:
             raise UsageError(str(error)) from error
     elif recipe in recipe_names():
-        text = file.read_text("utf-8")
+        text = (resources.files("fullconv") / "recipes" / f"{recipe}.yaml").read_text("utf-8")
     else:
         raise UsageError(f"unknown recipe {recipe!r}; choose one of {', '.join(recipe_names())}, or give a .yaml file")
     try:
@@ -376,9 +375,7 @@ def _key(place: Sequence[int | str]) -> str:
     return next((name for name in names if name in _KEYS), "")
 
 
-def _keys() -> list[str]:
-    inside = [f"{section}.{name}" for section, model in SECTIONS.items() for name in model.model_fields]
-    return [*TrainConfig.model_fields, *inside]
-
-
-_KEYS = _keys()
+_KEYS = [
+    *TrainConfig.model_fields,
+    *(f"{section}.{name}" for section, model in SECTIONS.items() for name in model.model_fields),
+]

@@ -28,7 +28,7 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
     Args:
         order: Of an epoch's samples.
         batch_size: Most samples of a batch.
-        step: Samples of a step, over all ranks.
+        images_a_step: Samples of a step, over all ranks.
         rank: Number of this rank, from 0.
         ranks: How many there are.
 
@@ -36,15 +36,16 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
         UsageError: The samples of a step cannot be shared equally.
     """
 
-    def __init__(self, order: EpochSampler, batch_size: int, step: int, rank: int = 0, ranks: int = 1) -> None:
-        if step % ranks:
+    def __init__(self, order: EpochSampler, batch_size: int, images_a_step: int, rank: int, ranks: int) -> None:
+        if images_a_step % ranks:
             raise UsageError(
-                f"a step of {step} images cannot be shared by {ranks} ranks: "
+                f"a step of {images_a_step} images cannot be shared by {ranks} ranks: "
                 f"let data.batch_size × data.accumulate, and the number of images if that is less, be a multiple of "
                 f"{ranks} (--set data.accumulate={ranks})"
             )
-        self.order, self.batch_size, self.images_a_step = order, batch_size, step
-        self.share, self.first = step // ranks, rank * (step // ranks)
+        self.order, self.batch_size, self.images_a_step = order, batch_size, images_a_step
+        self.share = images_a_step // ranks
+        self.first = rank * self.share
 
     @property
     def batches_a_step(self) -> int:
@@ -53,8 +54,9 @@ class StepBatches(Sampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         keys = list(self.order)
-        for start in range(self.first, len(keys) - self.images_a_step + 1 + self.first, self.images_a_step):
-            mine = keys[start : start + self.share]
+        for start in range(0, len(keys) - self.images_a_step + 1, self.images_a_step):
+            first = start + self.first
+            mine = keys[first : first + self.share]
             for at in range(0, self.share, self.batch_size):
                 yield mine[at : at + self.batch_size]
 
@@ -124,7 +126,7 @@ class Feed:
 
 @contextmanager
 def naming_dead_workers() -> Iterator[None]:
-    """Say what to do where a process that reads images is ended: torch raises that wherever this one is just then.
+    """Say what to do where a process that reads images is ended: torch raises that at any point of this one.
 
     Raises:
         UsageError: One was.
@@ -149,11 +151,11 @@ def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: in
     """
     data = config.data
     samples = source.dataset("train")
-    larger = input_scale(config, source)
-    crop = derived_crop(median_side(source), larger) if data.crop == "auto" else _pair(data.crop)
+    enlarged = input_scale(source, config)
+    crop = derived_crop(median_side(source), enlarged) if data.crop == "auto" else _pair(data.crop)
     transform = TrainingTransform(
         crop,
-        scale=(data.scale[0] * larger, data.scale[1] * larger),
+        scale=(data.scale[0] * enlarged, data.scale[1] * enlarged),
         flip=data.flip,
         colour=data.colour,
         ignore_index=source.labels.ignore_index,
@@ -165,7 +167,7 @@ def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: in
         cache = CachedDataset(samples, (data.cache_mb << 20) // max(1, data.workers))
         drawn: Augmented | Patches = Augmented(cache, transform)
     else:
-        drawn = Patches(source, samples.records, transform, data.patches, larger)
+        drawn = Patches(source, samples.records, transform, data.patches, enlarged)
     epochs = float(derived_epochs(len(drawn))) if config.epochs == "auto" else config.epochs
     order = EpochSampler(len(drawn), config.seed, replacement=data.replacement)
     sampler = StepBatches(order, data.batch_size, min(data.batch_size * data.accumulate, len(drawn)), rank, ranks)
@@ -184,7 +186,7 @@ def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: in
     return Feed(loader, sampler, epochs, crop, config.evaluations if "val" in source.splits else 0)
 
 
-def resolved(config: TrainConfig, source: DataSource, rank: int = 0, ranks: int = 1) -> TrainConfig:
+def resolved(source: DataSource, config: TrainConfig, rank: int = 0, ranks: int = 1) -> TrainConfig:
     """Return a configuration with what ``auto`` stands for on a data set.
 
     Raises:
@@ -197,7 +199,7 @@ def resolved(config: TrainConfig, source: DataSource, rank: int = 0, ranks: int 
         "epochs": feed.epochs,
         "minutes": None,
         "data.crop": feed.crop or "none",
-        "model.input_scale": input_scale(config, source),
+        "model.input_scale": input_scale(source, config),
     }
     return changed(config, derived)
 
@@ -225,7 +227,7 @@ def mean_area(source: DataSource) -> float:
     return sum(areas) / len(areas)
 
 
-def input_scale(config: TrainConfig, source: DataSource) -> float:
+def input_scale(source: DataSource, config: TrainConfig) -> float:
     """Return how many times as large the trunk sees an image.
 
     Raises:

@@ -110,7 +110,7 @@ def leaving_passes(model: nn.Module, interrupt: Interrupt) -> Iterator[None]:
 
     A pass of a large image takes longer than who pressed Ctrl-C will wait. It is left before the next layer, or after
     the next weights' gradient. On a processor a backward pass is one call of C++, and these hooks are all that lets
-    Python learn of a signal in it: useful even where the signal itself ends the work, and ``interrupt`` notes none.
+    Python learn of a signal in it: also where it simply ends the work, and a fresh ``Interrupt()`` notes none.
 
     Raises:
         Abandoned: From within the pass.

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MANY_WEIGHTS, FEW_CELLS = 10**7, 768
-"""From how many weights and up to how many cells the product is faster (measured: docs/results.md)."""
+"""From so many weights, up to so many cells, ``as_product`` is faster (measured: docs/results.md)."""
 
 
 def fastest_layout(model: nn.Module, device: torch.device) -> torch.memory_format:

@@ -35,7 +35,7 @@ from .progress import (
 )
 from .runlog import CONFIG, TRANSPLANT, RunLog, TrainResult, resuming
 from .runtime import Runtime
-from .state import RARELY, Clock, Session, TrainState, check_weights, mean_loss
+from .state import EPOCH_END_MINUTES, Clock, Session, TrainState, check_weights, mean_loss
 from .step import Objective, train_step
 
 
@@ -57,7 +57,7 @@ def fit(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = F
     state = TrainState(model, config, feed.steps_an_epoch, feed.total_steps, runtime)
     clock.past = state.go_on_from(log.checkpoints)
     if not feed.evaluations:
-        state.best = None  # Of before the split was no longer to be scored.
+        state.best = None  # It was scored before evaluations became 0.
     check_same_step(state, runtime)
     log.rewrite(state.records)
     events = Events(log.folder, len(state.records) + 1) if config.tensorboard and log.writes else None
@@ -107,7 +107,7 @@ def starting_network(source: DataSource, config: TrainConfig, log: RunLog, *, qu
     except FullconvError:
         if log.checkpoints.latest() is None:
             raise
-        return build_model(changed(config, {"model.trunk_weights": None}), source)
+        return build_model(source, changed(config, {"model.trunk_weights": None}))
     if report is not None and not log.checkpoints.exist():
         log.write_json(TRANSPLANT, {"from": config.model.init} | asdict(report))
         say(*taken_over(report, str(config.model.init)), quiet=quiet)
@@ -144,10 +144,10 @@ def end_epoch(session: Session, source: DataSource, feed: Feed) -> None:
     runtime.align(model)
     if feed.evaluates(state.epoch):
         session.keep()
-    elif not session.keep_if_due(RARELY):
+    elif not session.keep_if_due(EPOCH_END_MINUTES):
         check_weights(model.state_dict().values(), runtime)
     session.stop_if_asked()
-    # A signal from here on has nothing more to write: the state was kept, and its successor will score again.
+    # A signal while it is scored has nothing more to write: the state was kept; the resumed run scores again.
     if feed.evaluates(state.epoch):
         matrix, warnings = score(session, source)
     log.save(model, "last")

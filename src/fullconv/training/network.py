@@ -19,7 +19,7 @@ NORMALISATIONS = {
 }
 
 
-def build_model(config: TrainConfig, source: DataSource) -> FCN:
+def build_model(source: DataSource, config: TrainConfig) -> FCN:
     """Return the network that ``config`` asks for, with the data set's channels and classes.
 
     A trunk whose rate is 0 is frozen.
@@ -43,7 +43,7 @@ def build_model(config: TrainConfig, source: DataSource) -> FCN:
     options = section.model_dump(exclude={"trunk_weights", "normalisation", "init", "recompute", "input_scale"})
     model_config = ModelConfig(
         **options,
-        input_scale=input_scale(config, source),
+        input_scale=input_scale(source, config),
         tasks={task: table.num_classes for task, table in labels.items()},
         in_channels=channels,
         bands=image.numbers or tuple(range(1, channels + 1)) if isinstance(image, Bands) else None,
@@ -67,7 +67,7 @@ def initialised(source: DataSource, config: TrainConfig) -> tuple[FCN, StartRepo
         ModelError: The trunk's weights, or the model to start from, cannot be used.
     """
     torch.manual_seed(config.seed)
-    model, section = build_model(config, source), config.model
+    model, section = build_model(source, config), config.model
     if section.init is None:
         return model, None
     asked = model.config.normalisation if model.config is not None else None

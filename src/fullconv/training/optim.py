@@ -62,7 +62,7 @@ def trunk_layers(body: nn.Module) -> list[list[nn.Parameter]]:
 
 
 def _layers(module: nn.Module, within: bool = False) -> Iterator[nn.Module]:
-    """Yield the parts of chains, of chains in them, and so on; ``within`` one, what chains no blocks is one part."""
+    """Yield layers: what has no weighted parts, and ``within`` a chain, what neither is one nor chains blocks."""
     parts, chain = _weighted(module), isinstance(module, CHAINS)
     if not parts or (within and not chain and not any(map(_chains_blocks, module.modules()))):
         yield module

@@ -55,14 +55,15 @@ def describe(
 
     ``begun`` leaves out what a run starts from.
     """
-    data, things = config.data, "images" if config.data.patches == "none" else "patches"
+    data = config.data
+    things = "images" if data.patches == "none" else "patches"
     parameters = sum(parameter.numel() for parameter in model.parameters())
     val = len(source.splits.get("val", ()))
     scored = f"{val} images of the val split to score"
     if not feed.evaluations:
         scored = f"{'the val split is not scored' if val else 'no val split'}: the last weights will be the best"
-    derived = f" ({PASSES} / √{feed.samples} passes, at least {FEWEST}, at most {MOST})"
-    why, step = derived if config.epochs == "auto" else "", feed.sampler.images_a_step
+    step, derived = feed.sampler.images_a_step, config.epochs == "auto"
+    why = f" ({PASSES} / √{feed.samples} passes, at least {FEWEST}, at most {MOST})" if derived else ""
     lines = [
         f"{config.model.trunk}, FCN-{config.model.finest_stride}s, {parameters / 1e6:.1f} M parameters, on {runtime}",
         f"{source.labels.num_classes} classes; {scored}",
@@ -80,7 +81,7 @@ def describe(
         why = f": the median shorter side as seen, up to a multiple of {MULTIPLE}, {LARGEST_CROP} at most"
         lines.append(f"crops of {feed.crop[0]}×{feed.crop[1]}{why if data.crop == 'auto' else ''}")
         room = mean_area(source) * model.input_scale**2 / math.prod(feed.crop)
-        if config.data.patches == "none" and room > MANY_CROPS:
+        if data.patches == "none" and room > MANY_CROPS:
             lines.append(
                 f"an image has room for {room:.0f} crops and gives one an epoch: data.patches=uniform draws as many as "
                 f"there is room for"
@@ -116,9 +117,9 @@ def rate_in_words(optim: OptimSection, pixels: float) -> str:
     beside = {"weight_decay": optim.weight_decay if sgd else 0.0, "jaccard": optim.jaccard}
     effective = optim.rate * (pixels if summed else 1) / (1 - optim.momentum)
 
-    def at(factor: float) -> str:
-        terms = ", ".join(f"{name} {value / factor:.2g}" for name, value in beside.items() if value)
-        return f"{optim.rate * factor if sgd else optim.rate:.2g}" + (f" ({terms})" if terms else "")
+    def at(by: float) -> str:
+        terms = ", ".join(f"{name} {value / by:.2g}" for name, value in beside.items() if value)
+        return f"{optim.rate * by if sgd else optim.rate:.2g}" + (f" ({terms})" if terms else "")
 
     here, there = ("summed", "mean") if summed else ("mean", "sum")
     return (

@@ -23,10 +23,10 @@ from .runtime import Runtime, is_restarted
 from .stages import check_networks, fit_stages, stage_configs
 
 MANY = 2000
-"""Masks from which on it is said that they are looked at: it takes a while."""
+"""From so many masks on, a line says that they are looked at."""
 
 BROUGHT = ("trunk", "context")
-"""Of a network, what the model decides from which it starts."""
+"""Settings that come from the model a network starts from."""
 
 
 @torch.random.fork_rng(devices=[])
@@ -42,7 +42,7 @@ def train(
 ) -> TrainResult:
     """Train a network on a data set's ``train`` split and leave a run folder behind, and torch's generator as it was.
 
-    The best weights on the ``val`` split are kept in ``best/``; without such a split, the last ones.
+    The best weights on the ``val`` split are kept in ``best/``; without scores, the last ones.
 
     Args:
         data: A data set folder, a ``dataset.yaml``, or an opened data set.
@@ -85,7 +85,7 @@ def train(
         return _run_again(data, config, kept, RunLog(out), began, quiet)
     source, log = open_checked(data, quiet=quiet), RunLog.new(out)
     # What is wrong with a network or with what it would be fed is said before there is a run.
-    remembered = _remembered(config, source)
+    remembered = _remembered(source, config)
     check_networks(source, config)
     with log.held():
         log.start(remembered, None if isinstance(data, DataSource) else data)
@@ -103,7 +103,7 @@ def _run_again(
     source = open_checked(data, quiet=quiet)
     if config.minutes is not None and kept.minutes is None:
         config = as_chosen(config, kept)
-    same = with_absolute_paths(_remembered(config, source)) == kept
+    same = with_absolute_paths(_remembered(source, config)) == kept
     if not same or not (isinstance(data, DataSource) or log.data() == Path(data).resolve()):
         raise UsageError(f"{log.folder}: holds another run; choose another --out, or remove it first")
     with log.held():
@@ -145,7 +145,7 @@ def _check_stages(config: TrainConfig, changes: Mapping[str, Any]) -> None:
             )
 
 
-def _remembered(config: TrainConfig, source: DataSource) -> TrainConfig:
+def _remembered(source: DataSource, config: TrainConfig) -> TrainConfig:
     """Check how the stages are fed, and return what a run is to remember.
 
     That is what ``auto`` stands for, unless stages have it in theirs, or a time is yet to choose.
@@ -153,8 +153,8 @@ def _remembered(config: TrainConfig, source: DataSource) -> TrainConfig:
     Raises:
         UsageError: The ranks cannot share the steps of a stage, or TensorBoard is asked for and not installed.
     """
-    runtime = Runtime(config.optim.precision)
-    stages = [resolved(stage, source, runtime.rank, runtime.ranks) for stage in stage_configs(config)]
+    runtime = Runtime()
+    stages = [resolved(source, stage, runtime.rank, runtime.ranks) for stage in stage_configs(config)]
     if any(stage.tensorboard for stage in stages):
         summary_writer()
     return config if config.stages or config.minutes is not None else stages[0]
@@ -179,8 +179,8 @@ def _run(source: DataSource, config: TrainConfig, log: RunLog, began: float, qui
         return result
     with naming_dead_workers():
         if config.minutes is not None:
-            config = fitted(config, source, config.minutes, log.folder, began=began, quiet=quiet)
-            log.remember(_remembered(config, source))
+            config = fitted(source, config, config.minutes, log.folder, began=began, quiet=quiet)
+            log.remember(_remembered(source, config))
         if config.stages:
             return fit_stages(source, config, log, quiet=quiet)
         return fit(source, config, log, quiet=quiet)

@@ -89,13 +89,13 @@ class RunLog:
             raise UsageError(
                 f"{log.folder}: cannot be written ({there} is no folder, or not yours to write); choose another --out"
             )
-        inside = log.folder.iterdir() if there == log.folder else ()
         if is_run(folder) and not (log.folder / SUMMARY).is_file():
             raise UsageError(
                 f"{log.folder}: holds a run that has not ended; go on with it by {resuming(log.folder)}, or choose "
                 f"another --out"
             )
         # Without ``config.yaml`` these are left of a run, or of a search for a rate, that was killed as it began.
+        inside = log.folder.iterdir() if there == log.folder else ()
         if any(path.name not in (ENVIRONMENT, TRANSPLANT) and path.name[0] != "." for path in inside):
             raise UsageError(f"{log.folder}: already holds files; choose another --out, or remove it first")
         return log
@@ -128,7 +128,7 @@ class RunLog:
             shutil.rmtree(folder, ignore_errors=True)
             data = None
             with suppress(UsageError):  # Nor does the stage know it then.
-                data = self._data()
+                data = self._started_on()
             log.start(config, data)
         elif self.writes and not (folder / SUMMARY).is_file():
             log.remember(config)  # The run's may have been edited since.
@@ -150,7 +150,7 @@ class RunLog:
     def going_on(self) -> str:
         """Return what goes on with the run: a command, or in Python a call, where it has an opened data set."""
         with suppress(UsageError):
-            if self._data() is None:
+            if self._started_on() is None:
                 return f"fullconv.train(source, resume={str(self.run)!r})"
         return resuming(self.run)
 
@@ -161,7 +161,7 @@ class RunLog:
             UsageError: It was an opened data set, which must be given again.
             DataError: It is not there any more.
         """
-        if (path := self._data()) is None:
+        if (path := self._started_on()) is None:
             raise UsageError(f"{self.folder}: was started from Python on an opened data set; give it again as data")
         if not path.exists():
             raise DataError(
@@ -170,7 +170,7 @@ class RunLog:
             )
         return path
 
-    def _data(self) -> Path | None:
+    def _started_on(self) -> Path | None:
         path = self.folder / ENVIRONMENT
         try:
             place = json.loads(read_text(path)).get("data")
@@ -222,7 +222,7 @@ class RunLog:
             warnings.warn(f"{error}; until then log.jsonl holds the same numbers", stacklevel=2)
 
     def save(self, model: FCN, name: str) -> None:
-        """Save the network as ``best`` (by validation score; the last where there is no such split) or ``last``."""
+        """Save the network as ``best`` (by validation score; the last where nothing is scored) or ``last``."""
         if self.writes:
             model.save_pretrained(self.folder / name, remedy=GO_ON)
 

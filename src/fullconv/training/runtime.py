@@ -49,7 +49,7 @@ class Runtime:
         self.sharded = self.lockstep = False
 
     def prepare(self, model: nn.Module, batch_norm: str = "batch") -> None:
-        """Move a network to the device, in the layout its convolutions are fastest in, with equal weights everywhere.
+        """Move a network to the device, in its fastest layout and kernels there, with equal weights everywhere.
 
         Args:
             model: The network; changed in place.

@@ -64,7 +64,7 @@ def fit_stages(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: b
         if result is not None and stage.model.init is None:
             stage = changed(stage, {"model.init": str(result.run)})
         folder = log.folder / f"stage-{number}-{stage.model.finest_stride}s"
-        stage_log = log.stage(folder, resolved(stage, source))
+        stage_log = log.stage(folder, resolved(source, stage))
         result = stage_log.result(source.labels.names)
         say(f"stage {number} of {len(stages)}{': finished before' if result else ''}", quiet=quiet)
         if result is None:

@@ -18,8 +18,8 @@ from .optim import WeightAverage, build_optimiser, rate_factor, set_rates
 from .runlog import RunLog
 from .runtime import Runtime, shared, whole
 
-RARELY = 0.5
-"""Minutes between two times that the state is kept only because an epoch ends: those of few images are short."""
+EPOCH_END_MINUTES = 0.5
+"""An epoch's end keeps the state only if it was last kept so long ago: epochs of few images are short."""
 
 
 class TrainState:
@@ -37,7 +37,7 @@ class TrainState:
         losses: Of the steps of the epoch in progress.
         best: Histogram [truth, prediction] of the best evaluation so far; None before the first.
         records: Lines of the log so far.
-        kept: The ``place`` that the last checkpoint is of; None before the first.
+        kept: What was ``reached`` at the last checkpoint; None before the first.
     """
 
     def __init__(self, model: FCN, config: TrainConfig, steps_an_epoch: int, steps: int, runtime: Runtime) -> None:
@@ -73,7 +73,7 @@ class TrainState:
         return {task: list(table.names) for task, table in self.model.labels.items()}
 
     @property
-    def place(self) -> tuple[int, int]:
+    def reached(self) -> tuple[int, int]:
         """How far the run has come: steps taken, and epochs closed."""
         return self.step, len(self.records)
 
@@ -183,7 +183,7 @@ class TrainState:
         groups = _grouped(checkpoint.tensors)
         mean, std = checkpoint.facts["normalisation"]
         try:
-            for model in (self.model, self.average.model):  # Without its weights, or with newer ones, it has another.
+            for model in (self.model, self.average.model):  # Begun without, or with other weights, it has another.
                 model.normalise_as((tuple(mean), tuple(std)))
             own = self.model.state_dict()
             self.model.load_state_dict({name: shared(kept, own[name]) for name, kept in groups["model"].items()})
@@ -195,7 +195,7 @@ class TrainState:
         self.losses, self.records = checkpoint.facts["losses"], checkpoint.facts["records"]
         self.best = checkpoint.tensors.get("best")
         self._dead = checkpoint.facts["dead_scores"]
-        self.kept = self.place
+        self.kept = self.reached
         # Batches that were too much for the memory go on in their parts; other ranks than before in the most of them.
         pieces = checkpoint.facts["pieces"]
         runtime = self._runtime
@@ -242,7 +242,7 @@ class Clock:
         """Return whether that much time has passed since the state was last kept, or since the start."""
         return time.monotonic() - self._kept >= 60 * minutes
 
-    def kept(self) -> None:
+    def note_kept(self) -> None:
         """Note that the state was kept."""
         self._kept = time.monotonic()
 
@@ -264,10 +264,10 @@ class Session:
             NotFinite: Weights are not.
             UsageError: It cannot be written.
         """
-        if self.state.kept != self.state.place:
+        if self.state.kept != self.state.reached:
             self.log.write_checkpoint(self.state.checkpoint(self.clock.seconds))
-            self.state.kept = self.state.place
-            self.clock.kept()
+            self.state.kept = self.state.reached
+            self.clock.note_kept()
 
     def keep_if_due(self, minutes: float) -> bool:
         """Keep the state if that was last done so long ago, and return whether it was."""
@@ -309,7 +309,7 @@ def check_weights(tensors: Iterable[Tensor], runtime: Runtime) -> None:
     All ranks must ask: running statistics may be each one's own.
 
     Raises:
-        NotFinite: They are.
+        NotFinite: Weights are not.
     """
     norm = float(torch.nn.utils.get_total_norm([tensor for tensor in tensors if tensor.is_floating_point()]))
     if runtime.largest(not math.isfinite(norm)):
