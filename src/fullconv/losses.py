@@ -148,7 +148,7 @@ def upsampled_cross_entropy(
     _check_ids(target, scores.shape[1], ignore_index)
     measure = partial(
         F.cross_entropy,
-        weight=class_weights,
+        weight=None if class_weights is None else _wide(class_weights),
         ignore_index=ignore_index,
         reduction="sum",
         label_smoothing=label_smoothing,

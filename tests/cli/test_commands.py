@@ -485,7 +485,7 @@ def test_a_pattern_that_no_shell_has_expanded(shapes, tmp_path):
 
 def test_nobody_listens(shapes):
     """Standard output is closed, or a program that has read enough."""
-    command = [sys.executable, "-m", "fullconv", "inspect", "resnet18"]
+    command = [sys.executable, "-m", "fullconv", "inspect", "resnet18", "--json"]
     closed = subprocess.run(["sh", "-c", f"{shlex.join(command)} >&-"], capture_output=True, text=True, env=ENVIRONMENT)
     assert "bug of ours" not in closed.stderr
     gone = subprocess.run(

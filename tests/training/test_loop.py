@@ -3,11 +3,13 @@ import math
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import sys
 import weakref
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from fullconv import fcn8s, load, train
 from fullconv.data import DataSource, open_dataset, write_shapes
 from fullconv.errors import DataError, ModelError, NotFinite, UsageError
 from fullconv.evaluation import evaluate
+from fullconv.files.masks import MaskFile
 from fullconv.models import FCN
 from fullconv.training import loop, progress, range_test
 from fullconv.training.checkpoint import Checkpoints
@@ -546,7 +549,7 @@ def test_what_is_left_out_differs_from_step_to_step_and_from_seed_to_seed(shapes
 
 def test_images_that_are_trained_on_and_scored_are_mentioned(shapes, tmp_path, capsys):
     both = shapes.splits["train"][:2]
-    again = [replace(record, mask=replace(record.mask)) for record in both]
+    again = [replace(record, mask=MaskFile(Path(shutil.copy(record.mask.path, tmp_path)))) for record in both]
     leaky = replace(shapes, splits={"train": shapes.splits["train"], "val": (*shapes.splits["val"], *again)})
     train(leaky, tmp_path / "run", settings=TINY, epochs=1)
     said = f"warning: 2 of the {len(leaky.splits['val'])} val images are trained on, too, such as {both[0].stem}:"

@@ -653,7 +653,7 @@ def test_dead_scores_are_said_after_a_stop_as_well(shapes, tmp_path, monkeypatch
 def test_what_cannot_begin_leaves_nothing(shapes, tmp_path, monkeypatch):
     """Neither where ranks cannot share a step, nor where TensorBoard is not installed."""
     with monkeypatch.context() as patch:
-        patch.setattr(run, "Runtime", lambda precision: SimpleNamespace(rank=0, ranks=3))
+        patch.setattr(run, "Runtime", lambda: SimpleNamespace(rank=0, ranks=3))
         with pytest.raises(UsageError, match="a step of 2 images cannot be shared by 3 ranks"):
             train(shapes, tmp_path / "run", settings=TINY | {"data.patches": "class"}, epochs=1, quiet=True)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)

@@ -1,7 +1,6 @@
 """Arguments that several commands share, and how results are printed."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,8 +50,7 @@ def progress_bar(title: str, *, hidden: bool = False) -> Iterator[Callable[[int,
 
 def print_json(record: Mapping[str, Any]) -> None:
     """Print one JSON object to standard output."""
-    json.dump(record, sys.stdout, indent=2)
-    print()
+    print(json.dumps(record, indent=2))
 
 
 def print_scores(scores: "Scores") -> None:

@@ -82,7 +82,7 @@ def _matching(pattern: Path) -> list[Path]:
     from ..data.pairing import visible
 
     with suppress(ValueError):  # It is no pattern.
-        return visible(pattern.parent.glob(pattern.name))
+        return visible(path for path in pattern.parent.glob(pattern.name) if path.exists())
     return []
 
 

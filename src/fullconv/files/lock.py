@@ -10,7 +10,7 @@ from ..errors import UsageError
 
 _HELD = (errno.EACCES, errno.EAGAIN)
 
-_OURS: set[Path] = set()
+_OURS: dict[Path, UsageError] = {}
 """What this process holds: its threads would not keep each other out."""
 
 
@@ -32,12 +32,15 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         place = folder.resolve()
-        if place in _OURS:  # Opening and closing the file would let go of it.
+        if _OURS.setdefault(place, held) is not held:  # To open and close the file would let go of it.
             raise held
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    try:
         file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise UsageError(f"{folder}: cannot be written: {error.strerror or error}; look at who may use it") from error
-    _OURS.add(place)
+        del _OURS[place]
+        raise _unwritable(folder, error) from error
     try:
         if not (_taken(file) and _is_there(lock, file)):
             raise held
@@ -47,8 +50,12 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
             with suppress(OSError):  # Windows removes no open file.
                 lock.unlink()
     finally:
-        _OURS.discard(place)
         os.close(file)
+        del _OURS[place]
+
+
+def _unwritable(folder: Path, error: OSError) -> UsageError:
+    return UsageError(f"{folder}: cannot be written: {error.strerror or error}; look at who may use it")
 
 
 def _taken(file: int) -> bool:

@@ -244,7 +244,7 @@ def _evaluation_seconds(model: FCN, source: DataSource, folder: Path) -> float:
     records, predictor = source.records("val"), Predictor(model)
     few = records[:: max(1, len(records) // 4)][:4]
     start = time.monotonic()
-    with saying_how_to_do_without(folder):
+    with saying_how_to_do_without(RunLog(folder)):
         confusion(predictor, (source.read_sample(record) for record in few))
     seconds = time.monotonic() - start
     all_pixels, pixels = (sum(math.prod(source.image_size(record)) for record in part) for part in (records, few))

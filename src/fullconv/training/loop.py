@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,7 +32,7 @@ from .progress import (
     taken_over,
     trained_and_scored,
 )
-from .runlog import CONFIG, TRANSPLANT, RunLog, TrainResult, resuming
+from .runlog import CONFIG, TRANSPLANT, RunLog, TrainResult
 from .runtime import Runtime
 from .state import EPOCH_END_MINUTES, Clock, Session, TrainState, check_weights, mean_loss
 from .step import Objective, train_step
@@ -208,13 +207,13 @@ def validate(session: Session, source: DataSource) -> Int64[torch.Tensor, "k k"]
     model, runtime, interrupt = session.state.average.model, session.runtime, session.interrupt
     samples = source.dataset("val")
     mine = takewhile(lambda _: not interrupt.number, range(runtime.rank, len(samples), runtime.ranks))
-    with saying_how_to_do_without(session.log.run):
+    with saying_how_to_do_without(session.log):
         matrix = confusion(Predictor(model, device=runtime.device), (samples[index] for index in mine))
     return runtime.summed(matrix)
 
 
 @contextmanager
-def saying_how_to_do_without(run: Path) -> Iterator[None]:
+def saying_how_to_do_without(log: RunLog) -> Iterator[None]:
     """Say how to do without scores where an image of the validation split cannot be scored.
 
     Raises:
@@ -224,6 +223,6 @@ def saying_how_to_do_without(run: Path) -> Iterator[None]:
         yield
     except DataError as error:
         raise DataError(
-            f"{error}; or do without scores of the val split: evaluations: 0 in {run / CONFIG}, and then "
-            f"{resuming(run)}"
+            f"{error}; or do without scores of the val split: evaluations: 0 in {log.run / CONFIG}, and then "
+            f"{log.going_on()}"
         ) from error

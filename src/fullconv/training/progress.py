@@ -199,7 +199,10 @@ def say(*lines: str, quiet: bool) -> None:
 
 def _console(quiet: bool) -> Console:
     # By itself, rich writes elsewhere in a notebook, and draws a bar in any file where FORCE_COLOR is set.
-    terminal = bool(sys.stderr and sys.stderr.isatty())
+    try:
+        terminal = None if sys.stderr.isatty() else False  # Of a terminal, rich knows more.
+    except (AttributeError, ValueError):  # It is none, closed, or a stream of somebody's own.
+        terminal = False
     silent = quiet or not is_first()
     return Console(
         file=sys.stderr, quiet=silent, highlight=False, soft_wrap=True, force_terminal=terminal, force_jupyter=False

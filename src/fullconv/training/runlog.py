@@ -91,7 +91,7 @@ class RunLog:
             )
         if is_run(folder) and not (log.folder / SUMMARY).is_file():
             raise UsageError(
-                f"{log.folder}: holds a run that has not ended; go on with it by {resuming(log.folder)}, or choose "
+                f"{log.folder}: holds a run that has not ended; go on with it by {log.going_on()}, or choose "
                 f"another --out"
             )
         # Without ``config.yaml`` these are left of a run, or of a search for a rate, that was killed as it began.
@@ -150,7 +150,7 @@ class RunLog:
     def going_on(self) -> str:
         """Return what goes on with the run: a command, or in Python a call, where it has an opened data set."""
         with suppress(UsageError):
-            if self._started_on() is None:
+            if RunLog(self.run)._started_on() is None:
                 return f"fullconv.train(source, resume={str(self.run)!r})"
         return resuming(self.run)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from ...files.text import read_text
 from ..classes import VOID, ClassEntry
 from ..description import Description
-from ..pairing import Pairs
+from ..pairing import Pairs, composed
 from ..source import Contents
 
 LISTS = {"train": "trainval.txt", "test": "test.txt"}
@@ -21,7 +21,7 @@ def read(root: Path, description: Description) -> Contents:
     pairs = Pairs.of(root / "images", root / "annotations" / "trimaps")
     lists = {split: root / "annotations" / name for split, name in LISTS.items()}
     splits = {
-        split: pairs.listed([line.split()[0] for line in lines(path)], path)
+        split: pairs.listed([composed(line.split()[0]) for line in lines(path)], path)
         for split, path in lists.items()
         if path.is_file()
     }
