@@ -40,7 +40,7 @@ def train(
     quiet: bool = False,
     **named: Any,
 ) -> TrainResult:
-    """Train a network on a data set's ``train`` split and leave a run folder behind, and torch's CPU generator as it was.
+    """Train on a data set's ``train`` split and leave a run folder behind, and torch's CPU generator as it was.
 
     The best weights on the ``val`` split are kept in ``best/``; without scores, the last ones.
 
