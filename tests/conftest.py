@@ -6,6 +6,12 @@ import pytest
 import torch
 
 
+@pytest.fixture(autouse=True)
+def chance():
+    """Let no test depend on what those before it drew."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def noisy():
     """Give a network random scores, in place: fresh ones are zero, and every pixel is then the first class.

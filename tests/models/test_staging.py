@@ -17,9 +17,10 @@ def network(names, build=fcn8s, **options):
     return model
 
 
-def test_a_coarser_network_gives_all_it_has(tmp_path):
-    coarse = network(["a", "b"], fcn32s)
-    coarse.save_pretrained(tmp_path)
+def test_a_coarser_network_gives_all_it_has(tmp_path, noisy):
+    torch.manual_seed(0)
+    coarse, image = fcn32s("small", num_classes=2, context="none"), torch.rand(1, 3, 128, 128) * 255
+    noisy(coarse, image).save_pretrained(tmp_path)
     fine = fcn8s("small", num_classes=2, context="none")
     fine.labels = dict(coarse.labels)
     report = start_from(fine, tmp_path)
@@ -28,9 +29,9 @@ def test_a_coarser_network_gives_all_it_has(tmp_path):
     assert {name.split(".")[3] for name in report.left_new} == {"stage4", "stage3"}
     fresh = torch.cat([mine[name].flatten() for name in report.left_new])
     assert not fresh.any()
-    # A fine network whose new scores are zero is the coarse one, upsampled in three steps.
-    image = torch.rand(1, 3, 64, 64) * 255
-    assert torch.equal(fine.eval()(image).argmax(1), coarse.eval()(image).argmax(1))
+    # A fine network whose new scores are zero is the coarse one, upsampled in three steps: but for those, the same.
+    found, expected = (network.eval()(image).argmax(1) for network in (fine, coarse))
+    assert set(expected.unique().tolist()) == {0, 1} and (found == expected).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("learnable", [False, True])
