@@ -25,7 +25,7 @@ from fullconv.files.images import read_image
 from fullconv.training import runtime
 from fullconv.training.runlog import COLUMNS
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": ""}
 
 
 def fresh(*words):
