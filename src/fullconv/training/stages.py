@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from ..data import DataSource
 from ..errors import UsageError
+from ..inference import MODELS
 from ..models import FCN
 from .config import TrainConfig, changed
 from .feed import resolved
@@ -71,7 +72,7 @@ def fit_stages(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: b
             result = fit(source, stage, stage_log, quiet=quiet)
         seconds, epochs = seconds + result.seconds, epochs + result.epochs
     assert result is not None
-    for name in ("best", "last"):
+    for name in MODELS:
         log.save(FCN.from_pretrained(result.run / name), name)
     whole = replace(result, run=log.folder, epochs=epochs, seconds=seconds)
     log.finish(whole)
