@@ -7,10 +7,10 @@ from PIL import Image
 
 from fullconv import fcn8s
 from fullconv.data import Sample, write_shapes
-from fullconv.data.labels import LabelSet
+from fullconv.data.labels import VOID_COLOUR, LabelSet
 from fullconv.errors import DataError
 from fullconv.evaluation import evaluate, panel, save_panels
-from fullconv.evaluation.pictures import CAPTION, GAP, RIGHT, VOID, WRONG, errors
+from fullconv.evaluation.pictures import CAPTION, GAP, RIGHT, WRONG, errors
 from fullconv.inference import Predictor
 
 
@@ -94,7 +94,7 @@ def test_progress_is_told(model, shapes):
 def test_error_maps():
     target = np.array([[0, 1, 255]])
     picture = errors(target, np.array([[0, 0, 0]]), write_labels())
-    assert [tuple(pixel) for pixel in picture[0]] == [RIGHT, WRONG, VOID]
+    assert [tuple(pixel) for pixel in picture[0]] == [RIGHT, WRONG, VOID_COLOUR]
 
 
 def write_labels():

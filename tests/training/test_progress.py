@@ -32,21 +32,26 @@ def clock(monkeypatch):
     return clock
 
 
-def state(epoch, *losses):
-    """A run in its ``epoch``-th epoch, of 5 steps each."""
-    made = TrainState.__new__(TrainState)
-    made.step, made.steps_an_epoch = 5 * (epoch - 1) + len(losses), 5
-    made.losses, made.records = list(losses), [{"loss": 2.0}, {"mean_iu": 0.4321}]
-    return made
+class Run(TrainState):
+    """A run of two epochs of 5 steps each."""
+
+    def __init__(self, step=0):
+        self.step, self.steps, self.steps_an_epoch = step, 10, 5
+        self.losses, self.records = [], [{"loss": 2.0}, {"mean_iu": 0.4321}]
+
+    def take_step(self, loss=0.75):
+        self.losses = [*self.losses[: self.step % 5], loss]
+        self.step += 1
 
 
 def test_plain_lines_where_there_is_no_terminal(clock, capsys):
     """4 of 10 steps were taken before; from here each takes 4 seconds: a line every third one."""
-    progress = TrainingProgress(10, done=4)
+    progress = TrainingProgress(run := Run(step=4))
     with progress.running():
-        for _ in range(3):
+        for loss in (2.0, 1.5, 0.75):
             clock.now += 4
-            progress.step(state(2, 1.5, 0.75), images=8, memory=3 << 29)
+            run.take_step(loss)
+            progress.step(images=8, memory=3 << 29)
     assert capsys.readouterr().err == (
         "step 7/10  loss 0.750  mean IU 0.432  2.0 images/s  1.5 GiB  12 s, about 12 s left\n"
     )
@@ -56,10 +61,11 @@ def test_a_bar_on_a_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", stream := Terminal())
-    progress = TrainingProgress(10)
+    progress = TrainingProgress(run := Run())
     with progress.running():
         for _ in range(3):
-            progress.step(state(1, 0.75), images=8, memory=3 << 29)
+            run.take_step()
+            progress.step(images=8, memory=3 << 29)
     shown = re.sub(r"\x1b\[[\d;?]*\w", "", stream.getvalue())
     assert re.search(
         r"epoch 1  loss 0\.750  mean IU 0\.432  [\d.]+ images/s  1\.5 GiB .* 3/10 0:00:\d\d (-:--:--|0:00:\d\d)", shown
@@ -68,10 +74,11 @@ def test_a_bar_on_a_terminal(monkeypatch):
 
 def test_quiet_says_nothing(clock, monkeypatch):
     monkeypatch.setattr(sys, "stderr", stream := Terminal())
-    progress = TrainingProgress(10, quiet=True)
+    progress = TrainingProgress(run := Run(), quiet=True)
     with progress.running():
         clock.now += 60
-        progress.step(state(1, 0.75), images=8, memory=0)
+        run.take_step()
+        progress.step(images=8, memory=0)
         progress.say("a line")
     assert stream.getvalue() == ""
 
@@ -135,8 +142,9 @@ def test_a_file_gets_plain_lines_whatever_the_environment_asks_for(monkeypatch, 
     monkeypatch.setattr("rich.console._is_jupyter", lambda: variable == "JPY_PARENT_PID")
     monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
     module.say("a line", quiet=False)
-    progress = TrainingProgress(10)
+    progress = TrainingProgress(run := Run())
     with progress.running():
-        progress.step(state(1, 0.75), images=8, memory=3 << 29)
+        run.take_step()
+        progress.step(images=8, memory=3 << 29)
         progress.say("epoch 1/2")
     assert stream.getvalue() == "a line\nepoch 1/2\n"

@@ -71,7 +71,7 @@ def _print(diagnosis: "Diagnosis") -> None:
     console.print(table)
     sizes = ", ".join(f"{h}×{w} ({count})" for (h, w), count in list(diagnosis.sizes.items())[:_SHOWN])
     console.print(f"sizes (height × width): {sizes}{', …' if len(diagnosis.sizes) > _SHOWN else ''}")
-    console.print(f"mean {_three(diagnosis.mean)}  std {_three(diagnosis.std)} (of the channels, 0–255)")
+    console.print(f"mean {_one_decimal(diagnosis.mean)}  std {_one_decimal(diagnosis.std)} (of the channels, 0–255)")
     bounds = "  ".join(f"stride {stride}: {bound:.3f}" for stride, bound in diagnosis.upper_bound.items())
     console.print(f"best mean IU these masks allow: {bounds}")
     console.print(f"recommended finest stride: {diagnosis.recommended_stride}")
@@ -87,5 +87,5 @@ def _print(diagnosis: "Diagnosis") -> None:
         console.print("no problems found")
 
 
-def _three(values: tuple[float, ...]) -> str:
+def _one_decimal(values: tuple[float, ...]) -> str:
     return " ".join(f"{value:.1f}" for value in values)

@@ -113,7 +113,3 @@ def _one_line(error: Any) -> str:
     return (
         f"internal error ({type(error).__name__}: {what}); this is a bug of ours: run again with --debug and report it"
     )
-
-
-if __name__ == "__main__":
-    main()

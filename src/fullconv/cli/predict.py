@@ -51,7 +51,7 @@ def predict(
                 print(f"fullconv: skipped: {error}", file=sys.stderr)
                 continue
             labels, overlay = _outputs(path, out)
-            save_image(prediction.overlay(), overlay, "PNG")  # First: what lies beside one is a prediction.
+            save_image(prediction.overlay(), overlay)  # First: what lies beside one is a prediction.
             prediction.save(labels)
     print(f"{len(paths) - skipped} of {len(paths)} images predicted, in {out}")
     if skipped:

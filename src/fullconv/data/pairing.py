@@ -84,8 +84,8 @@ class Pairs:
     def every(self) -> tuple[Record, ...]:
         """Return all pairs; a file without a partner is a problem."""
         images, masks = self.folders
-        self._report_alone("missing_mask", self.images, self.masks, masks, "mask")
-        self._report_alone("missing_image", self.masks, self.images, images, "image")
+        self._report_alone(self.images, self.masks, masks, "mask")
+        self._report_alone(self.masks, self.images, images, "image")
         return self._records(sorted(self.images.keys() & self.masks.keys()))
 
     def listed(self, stems: Sequence[str], where: Path | str) -> tuple[Record, ...]:
@@ -121,12 +121,12 @@ class Pairs:
         return tuple(records)
 
     def _report_alone(
-        self, kind: str, files: Mapping[str, list[Path]], partners: Mapping[str, object], folder: Path, partner: str
+        self, files: Mapping[str, list[Path]], partners: Mapping[str, object], folder: Path, partner: str
     ) -> None:
         seen = f"has no {partner} of the same stem in {folder}"
         remedy = f"add the {partner}, remove this file, or list the stems to use in train.txt and val.txt"
         for stem in sorted(files.keys() - partners.keys()):
-            self.problems += [Problem(kind, (file,), seen, remedy) for file in files[stem]]
+            self.problems += [Problem(f"missing_{partner}", (file,), seen, remedy) for file in files[stem]]
 
 
 def files_in(folder: Path, suffixes: Sequence[str], *, deep: bool = False) -> list[Path]:
@@ -156,6 +156,17 @@ def read_stems(path: Path) -> list[str]:
     if not any(lines):
         raise DataError(f"{path}: lists no stem; write one per line, or remove the file")
     return [line for line in lines if line]
+
+
+def described_stems(root: Path, split: str, stems: str | list[str]) -> tuple[list[str], Path | str]:
+    """Return the stems that a ``dataset.yaml`` gives a split, or those of the list it names, and where they stand.
+
+    Raises:
+        DataError: The list cannot be read, or lists nothing.
+    """
+    if isinstance(stems, str):
+        return read_stems(root / stems), root / stems
+    return list(map(composed, stems)), f"split {split!r}"
 
 
 def _by_stem(files: Iterable[Path], stem: Stem) -> dict[str, list[Path]]:

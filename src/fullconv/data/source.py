@@ -102,9 +102,10 @@ class DataSource:
     @cached_property
     def tasks(self) -> dict[str, "DataSource"]:
         """All tasks on these images by name, first that of the data set's own masks; their splits are its own."""
-        return {DEFAULT_TASK: self, **{task: self._split_alike(other) for task, other in self.further.items()}}
+        return {DEFAULT_TASK: self, **{task: self.split_alike(other) for task, other in self.further.items()}}
 
-    def _split_alike(self, other: "DataSource") -> "DataSource":
+    def split_alike(self, other: "DataSource") -> "DataSource":
+        """Return another task's source with these splits: of each, the samples that it has on the same images."""
         found = {split: [other.of_same_image(record) for record in part] for split, part in self.splits.items()}
         return replace(other, splits={split: tuple(filter(None, part)) for split, part in found.items()})
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from ..errors import UsageError
@@ -59,36 +58,35 @@ class TrainingTransform:
 
     def __call__(self, sample: Sample) -> Sample:
         """Return a changed sample; the given one stays as it is."""
-        image = tv_tensors.Image(sample.image)
-        mask = tv_tensors.Mask(torch.stack([sample.target, *sample.further.values()]))
+        image, targets = sample.image, torch.stack([sample.target, *sample.further.values()])
         if self.crop is not None:
-            image, mask = self._scaled_window(image, mask, self.crop)
+            image, targets = self._scaled_window(image, targets, self.crop)
         if _draw(0.0, 1.0) < self.flip:
-            image, mask = F.horizontal_flip(image), F.horizontal_flip(mask)
-        pixels = self._recoloured(image.as_subclass(Tensor).contiguous())
-        pixels, targets = self._padded(pixels, mask.as_subclass(Tensor))
+            image, targets = image.flip(-1), targets.flip(-1)
+        image, targets = self._padded(self._recoloured(image.contiguous()), targets)
         target, *further = self._thinned(targets)
-        return replace(sample, image=pixels, target=target, further=dict(zip(sample.further, further, strict=True)))
+        return replace(sample, image=image, target=target, further=dict(zip(sample.further, further, strict=True)))
 
     def draw_scale(self) -> float:
         """Draw a factor, log-uniformly from ``scale``."""
         return math.exp(_draw(math.log(self.scale[0]), math.log(self.scale[1])))
 
     def _scaled_window(
-        self, image: tv_tensors.Image, mask: tv_tensors.Mask, crop: tuple[int, int]
-    ) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        self, image: Pixels, targets: Int64[Tensor, "t h w"], crop: tuple[int, int]
+    ) -> tuple[Tensor, Int64[Tensor, "t H W"]]:
         scale = self.draw_scale()
         # The window is cut before scaling, so that the cost depends on the crop and not on the scale.
         top, height, new_height = _window(image.shape[-2], crop[0], scale)
         left, width, new_width = _window(image.shape[-1], crop[1], scale)
-        image, mask = F.crop(image, top, left, height, width), F.crop(mask, top, left, height, width)
+        rows, columns = slice(top, top + height), slice(left, left + width)
+        image, targets = image[:, rows, columns], targets[:, rows, columns]
         if (height, width) == (new_height, new_width):
-            return image, mask
+            return image, targets
         # To a single pixel, torch fails an assertion of its own on some layouts of 8-bit images.
         single = (new_height, new_width) == (1, 1)
         scaled = F.resize(image.float() if single else image, [new_height, new_width], antialias=True)
-        image = tv_tensors.Image(scaled.round().to(image.dtype) if single else scaled)
-        return image, tv_tensors.Mask(_resized_nearest(mask.as_subclass(Tensor), new_height, new_width))
+        scaled = scaled.round().to(image.dtype) if single else scaled
+        return scaled, _resized_nearest(targets, new_height, new_width)
 
     def _recoloured(self, image: Pixels) -> Pixels:
         if self.colour == 0:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -11,7 +10,7 @@ from ..data import DataSource, Sample, open_dataset
 from ..errors import DataError, UsageError
 from ..files import Bands, Stack
 from ..inference import Predictor, Views, load
-from ..metrics import Scores, confusion_matrix
+from ..metrics import AbsentClasses, Scores, confusion_matrix
 from ..models import FCN
 
 Model = str | Path | FCN | Predictor
@@ -28,7 +27,7 @@ def evaluate(
     *,
     task: str | None = None,
     views: Views | None = None,
-    absent: Literal["exclude", "zero"] = "exclude",
+    absent: AbsentClasses = "exclude",
     progress: Callable[[int, int], None] | None = None,
 ) -> Scores:
     """Return the paper's four metrics, and each class's, of a model on one split of a data set.
@@ -57,8 +56,8 @@ def evaluate(
         split = split or default_split(source)
         _check_classes(predictor, source)
         _check_bands(predictor, source, split)
-        samples = source.dataset(split)
-        matrix = confusion(predictor, (samples[index] for index in range(len(samples))), progress, len(samples))
+        records = source.records(split)
+        matrix = confusion(predictor, map(source.read_sample, records), progress, len(records))
     return Scores.from_confusion(matrix, source.labels.names, absent=absent)
 
 

@@ -8,14 +8,14 @@ from jaxtyping import Bool, Integer, UInt8
 from PIL import Image, ImageDraw
 
 from ..data import DataSource, Sample
-from ..data.labels import LabelSet
+from ..data.labels import VOID_COLOUR, LabelSet
 from ..files.pictures import as_colours
 from ..inference import Predictor
 from ..inference.prediction import colours, save_image
 
 GAP = 6
 CAPTION = 16
-RIGHT, WRONG, VOID = (214, 230, 214), (200, 30, 40), (224, 224, 192)
+RIGHT, WRONG = (214, 230, 214), (200, 30, 40)
 
 
 def errors(
@@ -24,7 +24,7 @@ def errors(
     """Return a map of what is wrong: red where the label is not the truth, light where it is, yellow for void."""
     void: Bool[np.ndarray, "h w"] = target >= label_set.num_classes
     picture = np.where((target == labels)[..., None], np.array(RIGHT), np.array(WRONG)).astype(np.uint8)
-    picture[void] = VOID
+    picture[void] = VOID_COLOUR
     return picture
 
 
@@ -66,6 +66,6 @@ def save_panels(predictor: Predictor, source: DataSource, split: str, folder: st
     for index in chosen:
         sample = samples[int(index)]
         path = Path(folder) / f"{sample.stem}.png"
-        save_image(panel(sample, predictor), path, "PNG")
+        save_image(panel(sample, predictor), path)
         paths.append(path)
     return paths

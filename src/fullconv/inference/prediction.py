@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Integer, UInt8
 from PIL import Image
 
-from ..data.labels import LabelSet
+from ..data.labels import VOID_COLOUR, LabelSet
 from ..files.atomic import write_atomically
 
 
@@ -20,7 +20,7 @@ class Prediction:
         labels: Class ids, of the image's own height and width.
         confidence: Softmax probability of that class, 0–1.
         label_set: Names and colours of the classes.
-        image: The image as the network saw it: RGB, upright.
+        image: The image as a person sees it: red, green, blue, upright.
     """
 
     labels: Integer[np.ndarray, "h w"]
@@ -36,49 +36,34 @@ class Prediction:
         Raises:
             UsageError: The file cannot be written.
         """
-        save_image(self.label_image(), path, "PNG")
+        save_image(self.label_image(), path)
 
     def label_image(self) -> Image.Image:
-        """Return the labels as an image whose pixel values are class ids."""
-        return index_image(self.labels, self.label_set)
+        """Return the labels as a palette image whose pixel values are class ids; 16-bit grey for more than 256."""
+        if self.label_set.num_classes > 256:
+            return Image.fromarray(self.labels.astype(np.uint16))
+        image = Image.fromarray(self.labels.astype(np.uint8))
+        image.putpalette(self.label_set.png_palette())
+        return image
 
     def overlay(self, opacity: float = 0.5) -> Image.Image:
         """Return the classes' colours laid over the image; ``opacity`` 0 shows the image, 1 the colours."""
-        return overlay(self.image, self.labels, self.label_set, opacity)
-
-
-def index_image(labels: Integer[np.ndarray, "h w"], label_set: LabelSet) -> Image.Image:
-    """Return class ids as a palette image; 16-bit grey for more classes than a palette holds."""
-    if label_set.num_classes > 256:
-        return Image.fromarray(labels.astype(np.uint16))
-    image = Image.fromarray(labels.astype(np.uint8))
-    image.putpalette(label_set.png_palette())
-    return image
+        mixed = (1 - opacity) * self.image + opacity * colours(self.labels, self.label_set)
+        return Image.fromarray(mixed.round().astype(np.uint8))
 
 
 def colours(labels: Integer[np.ndarray, "h w"], label_set: LabelSet) -> UInt8[np.ndarray, "h w 3"]:
     """Return every pixel in its class's colour; what is no class (void) in light yellow, as in PASCAL VOC."""
-    table = np.array([*label_set.palette, (224, 224, 192)], np.uint8)
+    table = np.array([*label_set.palette, VOID_COLOUR], np.uint8)
     return table[np.minimum(labels.astype(np.int64), label_set.num_classes)]
 
 
-def overlay(
-    image: UInt8[np.ndarray, "h w 3"],
-    labels: Integer[np.ndarray, "h w"],
-    label_set: LabelSet,
-    opacity: float = 0.5,
-) -> Image.Image:
-    """Return the classes' colours laid over the image."""
-    mixed = (1 - opacity) * image + opacity * colours(labels, label_set)
-    return Image.fromarray(mixed.round().astype(np.uint8))
-
-
-def save_image(image: Image.Image, path: str | Path, encoding: str) -> None:
-    """Write an image file whole or not at all.
+def save_image(image: Image.Image, path: str | Path) -> None:
+    """Write a PNG whole or not at all.
 
     Raises:
         UsageError: The file cannot be written.
     """
     buffer = io.BytesIO()
-    image.save(buffer, encoding)
+    image.save(buffer, "PNG")
     write_atomically(Path(path), lambda partial: partial.write_bytes(buffer.getvalue()))

@@ -175,35 +175,19 @@ class TrainConfig(_Section):
         return tuple({key: list(v) if isinstance(v, tuple) else v for key, v in _leaves(stage)} for stage in stages)
 
     @model_validator(mode="after")
-    def _scales_in_order(self) -> "TrainConfig":
+    def _fit_together(self) -> "TrainConfig":
         low, high = self.data.scale
         if low > high:
             raise UsageError(f"data.scale=[{low:g}, {high:g}]: give the smaller factor first")
-        return self
-
-    @model_validator(mode="after")
-    def _patches_have_a_size(self) -> "TrainConfig":
         if self.data.patches != "none" and self.data.crop == "none":
             raise UsageError("patches need a size: set data.crop to the height and width of a patch")
-        return self
-
-    @model_validator(mode="after")
-    def _one_length(self) -> "TrainConfig":
         if self.minutes is not None and self.epochs != "auto":
             raise UsageError(
                 "minutes (--time) chooses the epochs of the run: leave epochs out, or set epochs=auto where the recipe "
                 "has some (those of stages are a proportion)"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _one_start(self) -> "TrainConfig":
         if self.model.init is not None and self.model.trunk_weights is not None:
             raise UsageError("model.init brings the trunk's weights with it: leave trunk_weights (--trunk-weights) out")
-        return self
-
-    @model_validator(mode="after")
-    def _loss_on_the_grid(self) -> "TrainConfig":
         if self.model.finest_stride % self.optim.loss_stride:
             raise UsageError(
                 f"optim.loss_stride={self.optim.loss_stride} does not divide model.finest_stride="

@@ -147,7 +147,8 @@ def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: in
     """Return the feed for a data set's ``train`` split, or a rank's share of it.
 
     Raises:
-        UsageError: The ranks cannot share the samples of a step equally.
+        UsageError: The ranks cannot share the samples of a step equally, or whole images are to be scaled
+            (``model.input_scale``).
     """
     data = config.data
     samples = source.dataset("train")

@@ -60,7 +60,7 @@ def fit(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = F
     check_same_step(state, runtime)
     log.rewrite(state.records)
     events = Events(log.folder, len(state.records) + 1) if config.tensorboard and log.writes else None
-    progress = TrainingProgress(state.steps, done=state.step, quiet=quiet)
+    progress = TrainingProgress(state, quiet=quiet)
     progress.say(*describe(model, source, feed, config, runtime, begun=state.step > 0))
     progress.say(*trained_and_scored(source))
     for task, part in source.tasks.items():
@@ -78,7 +78,7 @@ def fit(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = F
                 runtime.seed(config.seed, state.step)
                 with suppress(Abandoned):
                     state.advance(train_step(model, batches, state.optimiser, objective))
-                    progress.step(state, feed.sampler.images_a_step, runtime.memory())
+                    progress.step(feed.sampler.images_a_step, runtime.memory())
                 session.stop_if_asked()
                 session.keep_if_due(config.checkpoint_minutes)
             end_epoch(session, source, feed)
@@ -205,10 +205,9 @@ def validate(session: Session, source: DataSource) -> Int64[torch.Tensor, "k k"]
         DataError: An image cannot be read, or is too large for the memory.
     """
     model, runtime, interrupt = session.state.average.model, session.runtime, session.interrupt
-    samples = source.dataset("val")
-    mine = takewhile(lambda _: not interrupt.number, range(runtime.rank, len(samples), runtime.ranks))
+    mine = takewhile(lambda _: not interrupt.number, source.records("val")[runtime.rank :: runtime.ranks])
     with saying_how_to_do_without(session.log):
-        matrix = confusion(Predictor(model, device=runtime.device), (samples[index] for index in mine))
+        matrix = confusion(Predictor(model, device=runtime.device), map(source.read_sample, mine))
     return runtime.summed(matrix)
 
 

@@ -70,9 +70,9 @@ def initialised(source: DataSource, config: TrainConfig) -> tuple[FCN, StartRepo
     model, section = build_model(source, config), config.model
     if section.init is None:
         return model, None
-    asked = model.config.normalisation if model.config is not None else None
+    asked = model.config
     report = start_from(model, model_folder(section.init))
-    if section.normalisation != "trunk" and model.config is not None and model.config.normalisation != asked:
+    if section.normalisation != "trunk" and model.config != asked:
         raise UsageError(
             f"{section.init}: was trained with another normalisation than model.normalisation={section.normalisation}; "
             f"leave it out"

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -113,10 +113,10 @@ def rate_factor(optim: OptimSection, step: int, steps: int) -> float:
     return rise * 0.5 * (1 + math.cos(math.pi * fall))
 
 
-def set_rates(optimiser: torch.optim.Optimizer, rates: Sequence[float], factor: float) -> None:
-    """Let every group of an optimiser learn at its own rate times a factor."""
-    for group, rate in zip(optimiser.param_groups, rates, strict=True):
-        group["lr"] = rate * factor
+def set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
+    """Let every group of an optimiser learn at the rate it was built with, times a factor."""
+    for group in optimiser.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
 
 
 class WeightAverage:

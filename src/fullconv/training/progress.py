@@ -213,17 +213,15 @@ class TrainingProgress:
     """Reports steps, epochs and scores, on the standard error stream of the first rank.
 
     Args:
-        steps: Number of steps of the whole run.
-        done: How many of them were taken before.
+        state: The run, as it begins or goes on.
         quiet: Say nothing.
     """
 
-    def __init__(self, steps: int, *, done: int = 0, quiet: bool = False) -> None:
+    def __init__(self, state: TrainState, *, quiet: bool = False) -> None:
         self._console = _console(quiet)
+        self._state, self._before = state, state.step
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._steps = steps
-        self._done = self._before = done
         self._images, self._busy = 0, 0.0
         self._start = self._spoke = self._last = time.monotonic()
 
@@ -241,32 +239,30 @@ class TrainingProgress:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=self._console) as self._bar:
-            self._task = self._bar.add_task("training", total=self._steps, completed=self._done)
+            self._task = self._bar.add_task("training", total=self._state.steps, completed=self._before)
             yield
         self._bar = None
 
-    def step(self, state: TrainState, images: int, memory: int) -> None:
-        """Count a training step that was just taken.
+    def step(self, images: int, memory: int) -> None:
+        """Report a training step that was just taken.
 
         Args:
-            state: After the step.
             images: How many it took.
             memory: Bytes in use at most so far.
         """
-        now = time.monotonic()
+        state, now = self._state, time.monotonic()
         self._busy += now - self._last
         self._last = now
-        self._done += 1
         self._images += images
         line = (
             f"loss {state.losses[-1]:.3f}{_score(state)}  {self._images / max(self._busy, 1e-6):.1f} images/s  "
             f"{memory / 2**30:.1f} GiB"
         )
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, advance=1, description=f"epoch {state.epoch}  {line}")
+            self._bar.update(self._task, completed=state.step, description=f"epoch {state.epoch}  {line}")
         elif now - self._spoke > SILENCE:
-            left = (now - self._start) / (self._done - self._before) * (self._steps - self._done)
-            self.say(f"step {self._done}/{self._steps}  {line}  {now - self._start:.0f} s, about {left:.0f} s left")
+            left = (now - self._start) / (state.step - self._before) * (state.steps - state.step)
+            self.say(f"step {state.step}/{state.steps}  {line}  {now - self._start:.0f} s, about {left:.0f} s left")
 
     def say(self, *lines: str) -> None:
         """Print lines; the time since the last step does not count as a step's."""

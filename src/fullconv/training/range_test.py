@@ -98,13 +98,12 @@ def range_test(source: DataSource, config: TrainConfig, log: RunLog, steps: int)
     runtime.prepare(model, config.optim.batch_norm)
     objective = Objective.of(source, config, runtime)
     optimiser = build_optimiser(model, config.optim)
-    own = [group["lr"] for group in optimiser.param_groups]
     rates, losses, smoothed = list[float](), list[float](), list[float]()
     feed = build_feed(source, config, runtime.rank, runtime.ranks)
     with leaving_passes(model, Interrupt()):
         for place, batches in zip(range(steps), feed.endless(), strict=False):
             factor = SPAN ** (2 * place / max(1, steps - 1) - 1)
-            set_rates(optimiser, own, factor)
+            set_rates(optimiser, factor)
             try:
                 losses.append(train_step(model, batches, optimiser, objective))
             except NotFinite:  # The end of the test, not an error.

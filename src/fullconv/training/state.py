@@ -50,7 +50,6 @@ class TrainState:
             runtime.shard(model)
         self.optimiser = build_optimiser(model, config.optim)
         self._optim = config.optim
-        self._rates = [group["lr"] for group in self.optimiser.param_groups]
         self.step = 0
         self._set_rates()
         self.losses: list[float] = []
@@ -204,7 +203,7 @@ class TrainState:
 
     def _set_rates(self) -> None:
         """Let the next step have the rates of its place in the run."""
-        set_rates(self.optimiser, self._rates, rate_factor(self._optim, min(self.step, self.steps - 1), self.steps))
+        set_rates(self.optimiser, rate_factor(self._optim, min(self.step, self.steps - 1), self.steps))
 
     def _restore_optimiser(self, kept: dict[str, Tensor]) -> None:
         names = {parameter: name for name, parameter in self.model.named_parameters()}

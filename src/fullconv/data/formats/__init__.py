@@ -138,11 +138,7 @@ def _with_tasks(source: DataSource, description: Description, where: Path | None
             if other.of_same_image(record) is None:
                 seen, remedy = f"has no mask of the task {task!r}", "add it, or take the image off the lists"
                 problems.append(Problem("missing_mask", (record.image.path,), seen, remedy))
-        splits = {
-            name: tuple(found for record in records if (found := other.of_same_image(record)))
-            for name, records in source.splits.items()
-        }
-        further[task] = replace(other, splits=splits)
+        further[task] = source.split_alike(other)
     if strict:
         refuse(problems)
     return replace(source, further=further, problems=(*source.problems, *problems))

@@ -5,7 +5,7 @@ from pathlib import Path
 from ...files.images import IMAGE_SUFFIXES
 from ...files.masks import MaskFile
 from ...files.pictures import ImageFile
-from ..classes import ClassEntry
+from ..classes import VOID, ClassEntry
 from ..description import Description
 from ..pairing import files_in
 from ..problems import Problem
@@ -58,7 +58,7 @@ def read(root: Path, description: Description) -> Contents:
     trained = ending == "labelTrainIds"
     entries = [ClassEntry(index if trained else row[0], row[1], row[2]) for index, row in enumerate(CLASSES)]
     evaluated = {row[0] for row in CLASSES}
-    others: dict[int, int | str] = {number: "void" for number in range(LAST_ID + 1) if number not in evaluated}
+    others: dict[int, int | str] = {number: VOID for number in range(LAST_ID + 1) if number not in evaluated}
     return Contents(
         splits, root / "dataset.yaml", entries, label_map={} if trained else others, problems=tuple(problems)
     )

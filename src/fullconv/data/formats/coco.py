@@ -1,9 +1,9 @@
 """COCO: a JSON with ``images``, ``annotations`` and ``categories``; polygons and run lengths."""
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ...errors import DataError
 from ...files.masks import Drawing
@@ -15,8 +15,6 @@ from ..pairing import visible
 from ..problems import Problem
 from ..source import Contents, Record
 from .annotation import BACKGROUND, Images, begins_with, holds, read_json, split_named, stated_size
-
-T = TypeVar("T")
 
 _KEYS = ('"images"', '"annotations"', '"categories"')
 
@@ -44,12 +42,15 @@ def read(root: Path, description: Description) -> Contents:
     if not trees:
         raise DataError(f"{root}: no JSON file here holds COCO segmentations; name the file, such as instances.json")
     _check_names([*trees])
-    tables = {path: _understood(path, partial(_categories, tree["categories"])) for path, tree in trees.items()}
+    tables: dict[Path, list[ClassEntry]] = {}
+    for path, tree in trees.items():
+        with _understood(path):
+            tables[path] = [ClassEntry(int(row["id"]), str(row["name"])) for row in tree["categories"]]
     where = largest_table(tables)
     entries = _with_background(tables[where])
     for path, tree in trees.items():
-        records = _understood(path, partial(_records, path, tree, root, entries, problems))
-        splits.setdefault(_split(path), []).extend(records)
+        with _understood(path):
+            splits.setdefault(_split(path), []).extend(_records(path, tree, root, entries, problems))
     return Contents(
         {name: tuple(records) for name, records in splits.items()}, where, entries, problems=tuple(problems)
     )
@@ -66,21 +67,20 @@ def _segmentations(path: Path) -> dict[str, Any] | None:
     tree = read_json(path)
     if not isinstance(tree, dict) or any(key.strip('"') not in tree for key in _KEYS):
         return None
-    return tree if _understood(path, partial(_any_drawn, tree["annotations"])) else None
+    with _understood(path):
+        drawn = any(isinstance(one, dict) and one.get("segmentation") for one in tree["annotations"])
+    return tree if drawn else None
 
 
-def _any_drawn(annotations: Sequence[Any]) -> bool:
-    return any(isinstance(one, dict) and one.get("segmentation") for one in annotations)
-
-
-def _understood(path: Path, read: Callable[[], T]) -> T:
-    """Return what is read of a file.
+@contextmanager
+def _understood(path: Path) -> Iterator[None]:
+    """Read what a file holds in the block.
 
     Raises:
         DataError: It is not as COCO describes it.
     """
     try:
-        return read()
+        yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{path}: is not as COCO describes it ({type(error).__name__}: {error}); export it again"
@@ -99,10 +99,6 @@ def _check_names(paths: Sequence[Path]) -> None:
             f"{unnamed[0]}: its name tells no split, and it is one of {len(paths)} such files; rename it, such as "
             f"instances_train.json, or name the one file to read"
         )
-
-
-def _categories(rows: Sequence[Mapping[str, Any]]) -> list[ClassEntry]:
-    return [ClassEntry(int(row["id"]), str(row["name"])) for row in rows]
 
 
 def _with_background(classes: Sequence[ClassEntry]) -> list[ClassEntry]:

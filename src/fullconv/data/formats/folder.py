@@ -10,7 +10,7 @@ from ...files.masks import ClassFiles
 from ...files.pictures import PICTURE_SUFFIXES, picture
 from ..classes import ClassEntry, read_classes
 from ..description import Description
-from ..pairing import Pairs, Stem, composed, files_in, plain_stem, read_stems, split_folders, split_lists
+from ..pairing import Pairs, Stem, described_stems, files_in, plain_stem, split_folders, split_lists
 from ..problems import Problem
 from ..source import SPLIT_WORDS, SPLITS, Contents, Record
 from .annotation import BACKGROUND, with_background
@@ -73,12 +73,7 @@ def _listed(
     problems: list[Problem],
 ) -> dict[str, tuple[Record, ...]]:
     """Return the samples that each split's list names."""
-    wanted = {
-        split: (read_stems(root / stems), root / stems)
-        if isinstance(stems, str)
-        else (list(map(composed, stems)), f"split {split!r}")
-        for split, stems in lists.items()
-    }
+    wanted = {split: described_stems(root, split, stems) for split, stems in lists.items()}
     if classes:
         stacked = _stacked(*folders, classes)
         for names, where in wanted.values():

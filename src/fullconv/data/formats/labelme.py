@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,11 @@ def read(root: Path, description: Description) -> Contents:
     Raises:
         DataError: A file is not as LabelMe writes it.
     """
-    trees = {path: _tree(path) for place in _places(root).values() for path in _files(place)}
-    entries = _entries(root, trees)
+    trees = {split: {path: _tree(path) for path in _files(place)} for split, place in _places(root).items()}
+    entries = _entries(root, [tree for part in trees.values() for tree in part.values()])
     ids = {entry.name: entry.id for entry in entries}
     problems: list[Problem] = []
-    splits = {
-        split: tuple(_records({path: trees[path] for path in _files(place)}, root, ids, problems))
-        for split, place in _places(root).items()
-    }
+    splits = {split: tuple(_records(part, root, ids, problems)) for split, part in trees.items()}
     return Contents(splits, root / LABELS, entries, problems=tuple(problems))
 
 
@@ -73,11 +70,11 @@ def _name(shape: Mapping[str, Any]) -> str:
     return _SPELLINGS.get(label, label)
 
 
-def _entries(root: Path, trees: Mapping[Path, Mapping[str, Any]]) -> list[ClassEntry]:
+def _entries(root: Path, trees: Iterable[Mapping[str, Any]]) -> list[ClassEntry]:
     if (root / LABELS).is_file():
         lines = [line.strip() for line in read_text(root / LABELS).splitlines() if line.strip()]
         return with_background(_SPELLINGS.get(line, line) for line in lines)
-    return with_background(sorted({_name(shape) for tree in trees.values() for shape in tree["shapes"]}))
+    return with_background(sorted({_name(shape) for tree in trees for shape in tree["shapes"]}))
 
 
 def _records(

@@ -5,7 +5,7 @@ from pathlib import Path
 from ..classes import ClassEntry
 from ..description import Description
 from ..labels import voc_palette
-from ..pairing import Pairs, composed, read_stems, split_lists
+from ..pairing import Pairs, described_stems, read_stems, split_lists
 from ..source import Contents, Record
 
 NAMES = (
@@ -35,11 +35,9 @@ def class_entries() -> list[ClassEntry]:
 def listed_splits(root: Path, pairs: Pairs, description: Description) -> dict[str, tuple[Record, ...]]:
     """Return the samples of every list that is found, or all of them in no split."""
     if description.splits:
-        lists = {
-            name: read_stems(root / stems) if isinstance(stems, str) else list(map(composed, stems))
-            for name, stems in description.splits.items()
+        return {
+            split: pairs.listed(*described_stems(root, split, stems)) for split, stems in description.splits.items()
         }
-        return {name: pairs.listed(stems, root / name) for name, stems in lists.items()}
     folder = next((root / name for name in LISTS if any((root / name).glob("*.txt"))), None)
     found = split_lists(folder) if folder else {}
     if not found:

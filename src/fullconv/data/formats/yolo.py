@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from ...errors import DataError
@@ -111,17 +112,10 @@ def _images(path: Path, tree: Mapping[str, Any], split: Any) -> list[Path]:
 
 def _record(image: Path, masks: str | None, background: int, problems: list[Problem]) -> Record | None:
     if masks:
-        folder = _sibling(image, masks).parent
-        file = next(
-            (
-                folder / f"{image.stem}{suffix}"
-                for suffix in MASK_SUFFIXES
-                if (folder / f"{image.stem}{suffix}").is_file()
-            ),
-            None,
-        )
+        like = _sibling(image, masks)
+        file = next((mask for suffix in MASK_SUFFIXES if (mask := like.with_suffix(suffix)).is_file()), None)
         if file is None:
-            seen = f"has no mask of the same stem in {folder}"
+            seen = f"has no mask of the same stem in {like.parent}"
             problems.append(Problem("missing_mask", (image,), seen, "add the mask, or remove the image"))
             return None
         return Record(image.stem, ImageFile(image), MaskFile(file))
@@ -162,9 +156,5 @@ def _polygons(path: Path) -> tuple[tuple[int, Any], ...]:
 
 
 def _area(ring: Any) -> float:
-    x, y = ring[:, 0], ring[:, 1]
-    return abs(float((x * _next(y) - y * _next(x)).sum())) / 2
-
-
-def _next(values: Any) -> Any:
-    return values[[*range(1, len(values)), 0]]
+    x, y = ring.T
+    return abs(float((x * np.roll(y, -1) - y * np.roll(x, -1)).sum())) / 2
