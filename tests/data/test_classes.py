@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -135,22 +136,46 @@ def test_a_colour_mask_where_classes_have_no_colours(tmp_path: Path, where: str,
         table.target(*read(saved(tmp_path, np.zeros((2, 2, 3), np.uint8))))
 
 
-def test_classes_are_inferred_with_their_palette(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("rest", "colours"),
+    [
+        ([1, 1, 1, 2, 2, 2], [(9, 8, 7), (6, 5, 4), (1, 1, 1), (2, 2, 2)]),
+        ([1, 1, 1], [(9, 8, 7), (6, 5, 4), (1, 1, 1), None]),
+        ([0, 0, 0] * 254, [None] * 4),
+    ],
+)
+def test_classes_are_inferred_with_their_palette(
+    tmp_path: Path, rest: list[int], colours: list[tuple[int, int, int] | None]
+) -> None:
+    """One that is filled up gives none: its colours would not tell the classes apart."""
     image = Image.fromarray(np.array([[0, 3, 255]], np.uint8))
-    image.putpalette([9, 8, 7, 6, 5, 4] + [1, 1, 1] * 254)
+    image.putpalette([9, 8, 7, 6, 5, 4, *rest])
     image.save(tmp_path / "b.png")
     entries = infer_entries(
         [MaskFile(saved(tmp_path, np.array([[1]], np.uint8))), MaskFile(tmp_path / "b.png")], WHERE, frozenset({255})
     )
     assert [entry.name for entry in entries] == ["class 0", "class 1", "class 2", "class 3"]
-    assert [entry.colour for entry in entries] == [(9, 8, 7), (6, 5, 4), (1, 1, 1), (1, 1, 1)]
+    assert [entry.colour for entry in entries] == colours
+    assert ClassTable.of(entries, WHERE).labels.num_classes == 4
 
 
-@pytest.mark.parametrize("ids", [[0, 255], [255], [0]])
+@pytest.mark.parametrize(
+    ("ids", "void", "learned"),
+    [([0, 1, 3], {0}, [1, 2, 3]), ([0, 1, 2, 3], {2, 9}, [0, 1, 3]), (range(300), {255}, [*range(255), *range(256, 300)]),],
+)
+def test_void_among_the_ids_is_no_class(tmp_path: Path, ids: Sequence[int], void: set[int], learned: list[int]) -> None:
+    mask = MaskFile(saved(tmp_path, np.array([ids], np.uint16)))
+    entries = infer_entries([mask], WHERE, frozenset(void))
+    assert [(entry.id, entry.name) for entry in entries] == [(number, f"class {number}") for number in learned]
+    target = ClassTable.of(entries, WHERE, min(void)).target(mask.read(), mask.path)
+    assert (target >= len(learned)).sum() == 1
+
+
+@pytest.mark.parametrize("ids", [[0, 255], [255], [0], [0, 65535], [0, 100, 200, 300]])
 def test_masks_that_tell_no_classes(tmp_path: Path, ids: list[int]) -> None:
-    some = ", ".join(map(str, ids))
+    some = ", ".join(map(str, ids)) + (r" \(void: 255\)" if 255 in ids else "")
     with pytest.raises(DataError, match=f"the masks hold only the ids {some}, .*; list the ids in a dataset.yaml"):
-        infer_entries([MaskFile(saved(tmp_path, np.array([ids], np.uint8)))], WHERE, frozenset({255}))
+        infer_entries([MaskFile(saved(tmp_path, np.array([ids], np.uint16)))], WHERE, frozenset({255}))
 
 
 def test_too_many_colours_tell_no_classes(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def _check_unique(entries: Sequence[ClassEntry], where: Path) -> None:
         ("id", [entry.id for entry in entries]),
         ("colour", [entry.colour for entry in entries if entry.colour is not None]),
     ):
-        if twice := [value for index, value in enumerate(values) if value in values[:index]]:
+        if twice := [value for value, count in Counter(values).items() if count > 1]:
             raise DataError(f"{where}: {kind} {twice[0]} stands for more than one class; give each class its own")
 
 
@@ -209,11 +209,11 @@ def _target_of(raw: int, to: int | str, entries: Sequence[ClassEntry], numbers: 
 
 
 def infer_entries(masks: Sequence[Mask], where: Path, void: frozenset[int], *, strict: bool = True) -> list[ClassEntry]:
-    """Return classes learned from the masks: ids 0 … largest, or every colour that occurs.
+    """Return classes learned from the masks: ids 0 … largest but for the void ones, or every colour that occurs.
 
     An id that lies beyond a gap in the numbers and stands in hardly any mask is taken for a mistake, not for a class.
-    Ids are coloured by the first palette found. Colours are numbered in the order of their packed values; VOC's void
-    colour is no class.
+    Ids are coloured by the first palette found, if it has a colour for each. Colours are numbered in the order of their
+    packed values; VOC's void colour is no class.
 
     Args:
         masks: Every mask; all are read.
@@ -231,9 +231,11 @@ def infer_entries(masks: Sequence[Mask], where: Path, void: frozenset[int], *, s
             named = [("#{:02x}{:02x}{:02x}".format(*colour), colour) for colour in colours if colour != VOID_COLOUR]
             return [ClassEntry(number, name, colour) for number, (name, colour) in enumerate(named)]
         classes = _without_strays({number: count for number, count in ids.items() if number not in void}, read)
-        if min(classes, default=0) < 0 or max(classes, default=0) < 1 or max(classes) >= _IDS:
+        numbers = [number for number in range(max(classes, default=0) + 1) if number not in void]
+        if len(numbers) < 2 or min(classes, default=0) < 0 or max(classes) >= _IDS or _sparse(classes):
+            ignored = f" (void: {_listed(void & ids.keys())})" if void & ids.keys() else ""
             raise DataError(
-                f"{masks[0].path.parent}: the masks hold only the ids {_listed(ids)}, which tell no classes; "
+                f"{masks[0].path.parent}: the masks hold only the ids {_listed(ids)}{ignored}, which tell no classes; "
                 f"list the ids in a dataset.yaml, such as classes: {{0: background, 255: object}}"
             )
     except DataError:
@@ -241,7 +243,15 @@ def infer_entries(masks: Sequence[Mask], where: Path, void: frozenset[int], *, s
             raise
         return [ClassEntry(0, "class 0")]
     palette = dict(enumerate(_first_palette(masks)))
-    return [ClassEntry(number, f"class {number}", palette.get(number)) for number in range(max(classes) + 1)]
+    drawn = [palette[number] for number in numbers if number in palette]
+    if len(set(drawn)) < len(drawn):  # Filled up, such as with black.
+        palette = {}
+    return [ClassEntry(number, f"class {number}", palette.get(number)) for number in numbers]
+
+
+def _sparse(ids: Sequence[int]) -> bool:
+    """Return whether ids of more than 8 bits leave out most numbers, as 0 and 65535 do, which number no classes."""
+    return max(ids) > 255 and 2 * len(ids) <= max(ids)
 
 
 def _contents(masks: Sequence[Mask], where: Path, strict: bool) -> tuple[Counter[int], set[int], int]:

@@ -1,5 +1,6 @@
 """What the class ids mean: names, colours, and the id that does not count."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +53,7 @@ class LabelSet:
     def __post_init__(self) -> None:
         if not self.names:
             raise UsageError("a label set needs at least one class; give names")
-        if twice := sorted({name for name in self.names if self.names.count(name) > 1}):
+        if twice := sorted(name for name, count in Counter(self.names).items() if count > 1):
             raise UsageError(f"class name {twice[0]!r} stands for more than one class; rename one of them")
         if len(self.palette) != len(self.names):
             raise UsageError(f"palette has {len(self.palette)} colours for {len(self.names)} classes; give one each")

@@ -116,10 +116,20 @@ def test_a_folder_with_a_description_is_what_it_describes(imitation: Write) -> N
     assert open_dataset(root).labels.names == ("x", "y", "z")
 
 
-def test_inference_skips_what_the_description_maps(imitation: Write) -> None:
-    root = imitation(ids=(0, 1, 77, 80), dataset_yaml="ignore_index: 77\nlabel_map: {80: class 1}")
-    source = open_dataset(root)
-    assert source.labels.names == ("class 0", "class 1") and source.labels.ignore_index == 77
+@pytest.mark.parametrize(
+    ("ids", "described", "names", "target"),
+    [
+        ((0, 1, 77, 80), "ignore_index: 77\nlabel_map: {80: class 1}", ("class 0", "class 1"), [0, 1, 77, 1]),
+        ((0, 1, 2), "ignore_index: 0", ("class 1", "class 2"), [255, 0, 1]),
+        ((0, 1, 2), "label_map: {1: void}", ("class 0", "class 2"), [0, 255, 1]),
+    ],
+)
+def test_inference_skips_what_the_description_maps(
+    imitation: Write, ids: tuple[int, ...], described: str, names: tuple[str, ...], target: list[int]
+) -> None:
+    source = open_dataset(imitation(ids=ids, dataset_yaml=described))
+    assert source.labels.names == names
+    assert source.dataset("train")[0].target.ravel()[: len(ids)].tolist() == target
     refuse(source)
 
 
