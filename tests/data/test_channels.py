@@ -101,6 +101,20 @@ def test_every_way_of_storing_an_array_gives_the_same(tmp_path):
     assert np.array_equal(read_raster(tmp_path / "b.png")[..., 0], pixels[..., 0])
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+@pytest.mark.parametrize("kind", [np.int32, np.uint32, np.int64])
+def test_more_than_16_bits_need_a_range(tmp_path, kind, suffix):
+    """Divided by their type's largest, all would be black."""
+    path, values = tmp_path / f"a{suffix}", np.array([[[0], [51], [255]]], kind)
+    if suffix == ".npy":
+        np.save(path, values)
+    else:
+        write_geotiff(path, values)
+    with pytest.raises(DataError, match=rf"a\{suffix}: has values of type u?int\d\d; say .* range: \[0, 255\]"):
+        Bands(path).read()
+    assert Bands(path, value_range=(0.0, 255.0)).read().tolist() == [[[0, 51, 255]]]
+
+
 def test_floats_need_a_range(tmp_path):
     np.save(tmp_path / "a.npy", np.array([[0.0, 0.5, np.nan, 2.0]], np.float32))
     with pytest.raises(DataError, match=r"a\.npy: has floating-point values; say .* range: \[0, 1\]"):

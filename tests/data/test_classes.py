@@ -161,7 +161,11 @@ def test_classes_are_inferred_with_their_palette(
 
 @pytest.mark.parametrize(
     ("ids", "void", "learned"),
-    [([0, 1, 3], {0}, [1, 2, 3]), ([0, 1, 2, 3], {2, 9}, [0, 1, 3]), (range(300), {255}, [*range(255), *range(256, 300)]),],
+    [
+        ([0, 1, 3], {0}, [1, 2, 3]),
+        ([0, 1, 2, 3], {2, 9}, [0, 1, 3]),
+        (range(300), {255}, [*range(255), *range(256, 300)]),
+    ],
 )
 def test_void_among_the_ids_is_no_class(tmp_path: Path, ids: Sequence[int], void: set[int], learned: list[int]) -> None:
     mask = MaskFile(saved(tmp_path, np.array([ids], np.uint16)))

@@ -84,7 +84,7 @@ class Bands:
         path: The file.
         numbers: Which bands, from 1; None for all.
         value_range: The values that become 0 and 255 (those beyond are cut off); None for 0 and the largest of the
-            file's integer type.
+            file's integer type of at most 16 bits.
     """
 
     path: Path
@@ -161,13 +161,16 @@ def scaled(
     """Return values h×w×c of any type as channels 0–255; what is no number becomes 0.
 
     Raises:
-        DataError: They are floats, or some are below 0, and no range is given; the message names ``path``.
+        DataError: They are floats or of more than 16 bits, or some are below 0, and no range is given; the message
+            names ``path``.
     """
     if value_range is None:
         if raw.dtype.kind == "f":
             raise DataError(f"{path}: has floating-point values; say which become 0 and 255: range: [0, 1]")
         if raw.dtype.kind == "i" and raw.size and raw.min() < 0:
             raise DataError(f"{path}: has values below 0; say which become 0 and 255: range: [-1000, 1000]")
+        if raw.dtype.itemsize > 2:  # Its largest is so large that all would be black.
+            raise DataError(f"{path}: has values of type {raw.dtype}; say which become 0 and 255: range: [0, 255]")
         value_range = (0.0, 1.0 if raw.dtype.kind == "b" else float(np.iinfo(raw.dtype).max))
     low, high = value_range
     values = torch.from_numpy(np.nan_to_num(raw.transpose(2, 0, 1).astype(np.float32), nan=low))
