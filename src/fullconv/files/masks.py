@@ -16,7 +16,10 @@ RawMask = Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]
 """Ids as they stand in the file, or red, green, blue."""
 
 NO_NUMBER = -1
-"""The id that stands for a value that is no number (NaN), as "no data" is in masks of floats."""
+"""The id that stands for a value that is no number or far too large for an id, as "no data" is in masks of floats."""
+
+EXACT = 2.0**53
+"""From this size on, floats of 64 bits leave out whole numbers, and such values are no ids."""
 
 
 @runtime_checkable
@@ -61,9 +64,11 @@ class RasterMask:
             return raw
         if raw.shape[2] != 1:
             raise DataError(f"{self.path}: has {raw.shape[2]} bands; save a mask as one band of class ids")
-        values = np.where(np.isnan(raw[..., 0]), NO_NUMBER, raw[..., 0]) if raw.dtype.kind == "f" else raw[..., 0]
+        if raw.dtype.kind != "f":
+            return raw[..., 0].astype(np.int64)
+        values = np.where(np.abs(raw[..., 0]) < EXACT, raw[..., 0], NO_NUMBER)  # NaN is not below.
         ids = values.astype(np.int64)
-        if raw.dtype.kind == "f" and not np.array_equal(ids, values):
+        if not np.array_equal(ids, values):
             raise DataError(f"{self.path}: holds numbers that are not whole; save class ids")
         return ids
 

@@ -549,7 +549,13 @@ def test_geotiffs_in_folders_of_splits(tmp_path, place):
 
 
 @pytest.mark.parametrize(
-    ("kind", "nodata"), [(np.int16, -9999), (np.uint32, 2**32 - 1), (np.float32, -1e6), (np.float32, np.nan)]
+    ("kind", "nodata"),
+    [
+        (np.int16, -9999),
+        (np.uint32, 2**32 - 1),
+        *((np.float32, nodata) for nodata in (-1e6, np.nan, float(np.finfo(np.float32).min), np.inf)),
+        (np.float64, float(np.finfo(np.float64).min)),
+    ],
 )
 def test_any_value_of_a_geotiff_may_stand_for_no_data(tmp_path, kind, nodata):
     for stem, ids in TRUTHS.items():

@@ -1,11 +1,10 @@
 """GeoTIFF pairs in a plain folder layout: any bands, any depth, and windows of rasters too large for memory."""
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
 from ...files.images import IMAGE_SUFFIXES
-from ...files.masks import NO_NUMBER, MaskFile, RasterMask
+from ...files.masks import EXACT, NO_NUMBER, MaskFile, RasterMask
 from ...files.pictures import Bands
 from ...files.raster import TIFF_SUFFIXES, has_rasterio, is_georeferenced, raster_kind
 from ..description import Description
@@ -42,7 +41,7 @@ def read(root: Path, description: Description) -> Contents:
 def _void(nodata: float | None, ignored: int | None) -> int | None:
     if nodata is None:
         return ignored
-    if math.isnan(nodata):
+    if not abs(nodata) < EXACT:  # Nor is NaN.
         return NO_NUMBER
     return int(nodata) if float(nodata).is_integer() else ignored
 
