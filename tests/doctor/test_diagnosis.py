@@ -12,6 +12,7 @@ from PIL import Image
 
 import fullconv
 from fullconv.data import write_shapes
+from fullconv.data.generated import SHAPES
 from fullconv.data.problems import KINDS, Problem
 from fullconv.doctor import refuse_bad
 from fullconv.errors import DataError
@@ -131,6 +132,49 @@ def test_0_and_255_that_are_not_known_stay_a_problem(corpus, described):
     assert {(kind, file) for kind, file in findings(corpus.root) if KINDS[kind] == "error"} == {
         ("binary_255_mask", f"{stem}.png")
     }
+
+
+def with_palette(corpus, stem, order, palette):
+    """Number a mask's ids anew in this order, each with its own colour of a palette."""
+    ids = corpus.ids(stem)
+    image = Image.fromarray(np.array([order.index(number) for number in range(256)], np.uint8)[ids])
+    image.putpalette([channel for number in order for channel in palette[3 * number : 3 * number + 3]])
+    image.save(corpus.mask(stem))
+
+
+def coloured(corpus):
+    """Give the corpus's classes the colours of its palette, and return that."""
+    palette = SHAPES.png_palette()
+    names = (corpus.root / "classes.txt").read_text().split()
+    lines = [f"{name} {' '.join(map(str, palette[3 * i : 3 * i + 3]))}" for i, name in enumerate(names)]
+    (corpus.root / "classes.txt").write_text("\n".join(lines))
+    return palette
+
+
+OPTIMISED = [255, 5, 4, 3, 2, 1, 0, *range(6, 255)]
+
+
+@pytest.mark.parametrize("described", ["", "ignore_index: null", "label_map: {5: 4}"])
+def test_palettes_numbered_anew_are_a_problem(corpus, described):
+    stem = (corpus.root / "train.txt").read_text().split("\n")[0]
+    palette = coloured(corpus)
+    (corpus.root / "dataset.yaml").write_text(described)
+    with_palette(corpus, stem, OPTIMISED, palette)
+    errors = {(kind, file) for kind, file in findings(corpus.root) if KINDS[kind] == "error" and stem in file}
+    assert errors == {("palette_order", f"{stem}.png")}
+    if not described:
+        with pytest.raises(DataError, match=f"{stem}.png: is a palette image whose indices .*; save it as RGB, or"):
+            refuse_bad(fullconv.open_dataset(corpus.root), ["train"])
+
+
+@pytest.mark.parametrize("described", ["", "label_map: {5: 4, 3: void}"])
+@pytest.mark.parametrize("palette", [SHAPES.png_palette(), list(np.random.default_rng(0).permutation(768) % 256)])
+def test_palettes_of_the_classes_or_for_display_are_none(corpus, palette, described):
+    coloured(corpus)
+    (corpus.root / "dataset.yaml").write_text(described)
+    for path in (corpus.root / "masks").iterdir():
+        with_palette(corpus, path.stem, list(range(256)), palette)
+    assert {kind for kind, _ in findings(corpus.root)} <= ABOUT_THE_SET
 
 
 @pytest.mark.parametrize("described", ["ignore_index: -1", "label_map: {-1: void}"])

@@ -26,6 +26,7 @@ KINDS: dict[str, Severity] = {
     "transparent_mask": "error",
     "antialiased_mask": "warning",
     "rgb_mask_without_table": "warning",
+    "palette_order": "error",
     "binary_255_mask": "error",
     "off_by_one_ids": "error",
     "stray_ids": "error",

@@ -16,7 +16,7 @@ from ..data.labels import Colour
 from ..data.problems import Problem
 from ..data.source import Record, size_problem
 from ..errors import DataError
-from ..files.images import opened, rgb_pixels
+from ..files.images import mask_palette, opened, rgb_pixels
 from ..files.masks import MaskFile, RawMask
 from ..files.pictures import ImageFile
 
@@ -194,7 +194,8 @@ def _examine_ids(found: Examination, mask: Integer[np.ndarray, "h w"], table: Cl
     path, classes = found.record.mask.path, table.labels.num_classes
     present = _ids_in(mask)
     unknown = present[table.from_ids(present) < 0]
-    if problem := _ids_problem(mask, present, unknown, table, path, warn):
+    other = _palette_problem(found.record, present, table)
+    if problem := other or _ids_problem(mask, present, unknown, table, path, warn):
         found.problems.append(problem)
         if unknown.size and problem.severity == "error":
             return
@@ -207,6 +208,26 @@ def _ids_in(mask: Integer[np.ndarray, "h w"]) -> Int64[np.ndarray, "p"]:
     if mask.min() >= 0 and mask.max() < _COUNTED:
         return np.flatnonzero(np.bincount(mask.ravel()))
     return np.unique(mask).astype(np.int64)
+
+
+def _palette_problem(record: Record, present: Int64[np.ndarray, "p"], table: ClassTable) -> Problem | None:
+    """Report a palette image whose colours are all of classes, but not those of its indices.
+
+    Programs that make files small number colours anew. Palettes that are only for display hold other colours.
+    """
+    palette = mask_palette(record.mask.path) if isinstance(record.mask, MaskFile) and table.colours else None
+    if palette is None or present[-1] >= len(palette):
+        return None
+    void = table.labels.ignore_index
+    # A class whose own id label_map sends elsewhere is told by its colour alone.
+    told = {void, *table.ids.values()}
+    pairs = [(table.colours.get(palette[index]), table.ids.get(index, void)) for index in present.tolist()]
+    if any(by_colour is None for by_colour, _ in pairs):
+        return None
+    if all(by_colour == by_index or by_colour not in told for by_colour, by_index in pairs):
+        return None
+    seen = "is a palette image whose indices are other classes than their colours"
+    return Problem("palette_order", (record.mask.path,), seen, "save it as RGB, or as 8-bit grey of class ids")
 
 
 def _ids_problem(
