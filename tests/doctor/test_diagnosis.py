@@ -94,6 +94,24 @@ def test_masks_of_0_and_255_are_explained(tmp_path):
     assert not fullconv.check(tmp_path).has_errors
 
 
+@pytest.mark.parametrize("table", ["", "ground 0 0 0\nwater 255 255 255\n"])
+@pytest.mark.parametrize("others", ["RGB", "L"])
+def test_white_stored_as_grey_is_no_void(tmp_path, table, others):
+    """Where other grey masks tell classes by their ids, it is."""
+    write_shapes(tmp_path, count=6, sizes=(48, 64))
+    (tmp_path / "classes.txt").unlink()
+    if table:
+        (tmp_path / "classes.txt").write_text(table)
+    for number, path in enumerate(sorted((tmp_path / "masks").iterdir())):
+        drawn = np.array(Image.open(path)) > 0
+        white = Image.fromarray(drawn.astype(np.uint8) * 255)
+        if number == 1 and others == "L":
+            white = Image.fromarray(drawn.astype(np.uint8))
+        (white if number < 2 else white.convert("RGB")).save(path)
+    kinds = {problem.kind: len(problem.files) for problem in fullconv.check(tmp_path).problems}
+    assert kinds.get("binary_255_mask") == (2 if others == "RGB" else None)
+
+
 def zeros_and_void(corpus, stem):
     Image.fromarray(np.where(corpus.ids(stem) == 0, 0, 255).astype(np.uint8)).save(corpus.mask(stem))
 

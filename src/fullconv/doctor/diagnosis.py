@@ -184,13 +184,18 @@ def _lasting(problems: Sequence[Problem], source: DataSource) -> list[Problem]:
 
 
 def _tells_further_classes(source: DataSource) -> bool:
-    """Return whether 0 and 255 are known, and a mask, of which no more are read, holds another class than that of 0."""
+    """Return whether 0 and 255 are known, and a mask, of which no more are read, holds another class than that of 0.
+
+    Where white is a class, 255 may be white stored as grey: masks of colours then tell nothing of it.
+    """
     zero, void = source.table.from_ids(np.array([0, 255])).tolist()
     others = [number for number in range(source.labels.num_classes) if number != zero]
     if min(zero, void) < 0 or not others:
         return False
     records = dict.fromkeys(record for part in source.splits.values() for record in part)
-    targets = (examine(record, source.table, thorough=False).target for record in records)
+    white = source.table.colours.get((255, 255, 255), source.labels.ignore_index) in others
+    found = (examine(record, source.table, thorough=False) for record in records)
+    targets = (one.target for one in found if not (white and one.by_colour))
     return any(target is not None and np.isin(target, others).any() for target in targets)
 
 

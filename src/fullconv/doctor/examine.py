@@ -60,6 +60,7 @@ class Examination:
         mean: Of each channel, 0–255.
         square: Mean of their squares.
         target: Class ids, with void as the number of classes; None where the mask cannot be used.
+        by_colour: Whether the mask spells the classes by colours, not by ids.
     """
 
     record: Record
@@ -72,6 +73,7 @@ class Examination:
     mean: Float[np.ndarray, "c"] | None = None
     square: Float[np.ndarray, "c"] | None = None
     target: Integer[np.ndarray, "h w"] | None = None
+    by_colour: bool = False
 
 
 def examine(record: Record, table: ClassTable, *, thorough: bool = True, warn: bool = True) -> Examination:
@@ -163,7 +165,8 @@ def _examine_mask(found: Examination, table: ClassTable, warn: bool) -> None:
     mask = record.mask.read()
     if found.size and found.size != mask.shape[:2]:
         found.problems.append(size_problem(record, found.size, (mask.shape[0], mask.shape[1])))
-    if mask.ndim == 2:
+    found.by_colour = mask.ndim == 3
+    if not found.by_colour:
         _examine_ids(found, mask, table, warn)
     else:
         _examine_colours(found, mask, table)
