@@ -344,3 +344,26 @@ def test_what_16_bits_become_is_said(tmp_path, highest, levels):
     few = highest < 65535
     assert (f"none a value above {highest}: read as 8 bits, that is {levels} levels" in problem.seen) == few
     assert (f"say range: [0, {highest}] in a dataset.yaml" == problem.remedy) == few
+
+
+@pytest.mark.parametrize("share", [0.2, 0.8])
+@pytest.mark.parametrize("bands", [1, 3, 5])
+def test_arrays_among_picture_files_must_have_three_bands(corpus, bands, share):
+    """Whichever are more: a network takes one number of channels."""
+    stems = sorted(path.stem for path in (corpus.root / "images").iterdir())
+    arrays = stems[: round(len(stems) * share)]
+    for stem in arrays:
+        pixels = read_image(corpus.image(stem)).permute(1, 2, 0).numpy()
+        corpus.image(stem).unlink()
+        np.save(corpus.root / "images" / f"{stem}.npy", np.resize(pixels, (*pixels.shape[:2], bands)))
+    problems = [problem for problem in fullconv.check(corpus.root).problems if problem.severity == "error"]
+    source = fullconv.open_dataset(corpus.root)
+    if bands == 3:
+        assert not problems
+        return refuse_bad(source, source.splits)
+    fewer, most = (f"{bands} bands", "3 bands") if share < 0.5 else ("3 bands", f"{bands} bands")
+    [problem] = problems
+    assert {file.stem for file in problem.files} == set(arrays if share < 0.5 else stems[len(arrays) :])
+    assert problem.seen == f"has {fewer}, most images have {most}"
+    with pytest.raises(DataError, match=f"has {fewer}, most images have {most}; export them alike"):
+        refuse_bad(source, source.splits)

@@ -312,15 +312,20 @@ def grouped(problems: Sequence[Problem]) -> list[Problem]:
 
 def _mixed(modes: Mapping[str, Sequence[Path]]) -> Iterator[Problem]:
     """Report images of other channels than most: an error where each has as many as it has, and not always three."""
-    common = max(modes, key=lambda mode: len(modes[mode]), default="")
+    bands = Counter[str]()
     for mode, files in modes.items():
-        if mode != common:
+        bands[_bands(mode)] += len(files)
+    most = max(bands, key=lambda mode: bands[mode], default="")
+    common = max((mode for mode in modes if _bands(mode) == most), key=lambda mode: len(modes[mode]), default="")
+    for mode, files in modes.items():
+        if _bands(mode) != most:
+            seen = f"has {_bands(mode)}, most images have {most}"
+            remedy = "export them alike, or choose which to read (bands: [1, 2, 3] in a dataset.yaml)"
+            yield Problem("mixed_channels", tuple(files), seen, remedy, blocks=True)
+        elif mode != common:
             seen = f"is {mode}, most images are {common}"
             remedy = "nothing to do if that is meant (all are read as RGB); else export them alike"
-            if blocks := mode.endswith("bands"):
-                seen = f"has {mode}, most images have {common}"
-                remedy = "export them alike, or choose which to read (bands: [1, 2, 3] in a dataset.yaml)"
-            yield Problem("mixed_channels", tuple(files), seen, remedy, blocks)
+            yield Problem("mixed_channels", tuple(files), seen, remedy)
 
 
 def _wide(highest: Mapping[Path, int]) -> Iterator[Problem]:
@@ -338,9 +343,14 @@ def _wide(highest: Mapping[Path, int]) -> Iterator[Problem]:
     yield Problem("sixteen_bit_image", tuple(highest), seen, remedy)
 
 
+def _bands(mode: str) -> str:
+    """Return how many bands a network gets of an image: picture files are all read as three."""
+    return mode if mode.endswith("bands") else "3 bands"
+
+
 def _channels(mode: str) -> str:
-    """Return how a person calls Pillow's mode; a palette counts as colour."""
-    if mode.endswith("bands"):
+    """Return how a person calls Pillow's mode; a palette counts as colour, and so do three bands of an array."""
+    if mode.endswith("bands") and mode != "3 bands":
         return mode
     if mode.startswith("I") or mode in ("L", "1", "F"):
         return "grey"

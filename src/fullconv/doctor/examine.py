@@ -53,7 +53,7 @@ class Examination:
         record: The sample.
         problems: What is wrong with it.
         size: Height and width of the image in pixels, upright; None where it cannot be read.
-        mode: Pillow's name for the image's channels and depth, such as RGB, L, I;16; or the number of its bands.
+        mode: Pillow's name for the image's channels and depth, such as RGB, L, I;16; or how many bands it is read as.
         highest: The highest value of an image of 16 bits a channel, which is read as 8; None for others.
         digest: Of the image file's bytes, or of its pixels where it is part of a file.
         thumbnail: The image at 16×16, mean 0 and length 1, for finding near-duplicates.
@@ -91,8 +91,7 @@ def examine(record: Record, table: ClassTable, *, thorough: bool = True, warn: b
             _examine_image(found)
         else:
             found.size = record.image.size()
-            if not isinstance(record.image, ImageFile):
-                found.mode = f"{record.image.channels()} bands"
+            found.mode = f"{record.image.channels()} bands"
     with _collecting(found, record.mask.path):
         _examine_mask(found, table, warn)
     return found
