@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import UsageError
-from ..files.raster import Window
+from ..files.arrays import Window
 from .sample import Sample
 from .sampling import seeded
 from .source import DataSource, Record

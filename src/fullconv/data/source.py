@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..errors import DataError
+from ..files.arrays import Window
 from ..files.images import is_turned
 from ..files.masks import Mask
 from ..files.pictures import ImageFile, Picture
-from ..files.raster import Window
 from .classes import ClassEntry, ClassTable
 from .description import Description
 from .labels import DEFAULT_TASK, LabelSet

@@ -1,8 +1,8 @@
-"""Masks that are stored as arrays: NumPy's ``.npy`` and SBD's ``.mat``."""
+"""Windows of arrays, and masks that are stored as arrays: NumPy's ``.npy`` and SBD's ``.mat``."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,23 @@ from ..errors import DataError
 _MOST_PIXELS = 1 << 28
 
 
-def read_npy(path: Path) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
+class Window(NamedTuple):
+    """A rectangle of an image, in pixels; what lies outside the image is not part of it."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def cut(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the part of an array h×w×… that lies inside, as a view."""
+        return array[self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+def read_npy(path: Path, window: Window | None = None) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
     """Read ids h×w, colours h×w×3, or one class a layer: one-hot, h×w×k or k×h×w; of 0 and 1 where it could be colours.
+
+    Of ids only the window is read; else all of it, as what kind it is shows in the whole.
 
     Raises:
         DataError: The file is not such an array; arrays of Python objects are refused unread.
@@ -23,17 +38,26 @@ def read_npy(path: Path) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:
         raise DataError(f"{path}: is not a readable .npy array ({error}); save it with numpy.save") from None
-    if not isinstance(array, np.ndarray) or array.size > _MOST_PIXELS:
-        raise DataError(f"{path}: holds no array, or one too large to be a mask; save a single h×w array")
-    return _as_ids(np.array(array), path)
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{path}: holds no array, or several; save a single h×w array")
+    _check_kind(array, path)
+    if window and array.ndim == 2:
+        array, window = window.cut(array), None
+    if array.size > _MOST_PIXELS:
+        raise DataError(f"{path}: is too large to be a mask; save tiles, or draw patches of an h×w array of ids")
+    mask = _as_ids(np.array(array), path)
+    return np.ascontiguousarray(window.cut(mask)) if window else mask
 
 
-def _as_ids(array: npt.NDArray[Any], path: Path) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
+def _check_kind(array: npt.NDArray[Any], path: Path) -> None:
     if array.dtype.kind not in "biu" or array.ndim not in (2, 3) or 0 in array.shape:
         raise DataError(
             f"{path}: is a {'×'.join(map(str, array.shape))} array of {array.dtype}; save class ids as whole numbers, "
             f"height × width"
         )
+
+
+def _as_ids(array: npt.NDArray[Any], path: Path) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
     if array.ndim == 2:
         return array.astype(np.int64)
     colours = array.shape[2] == 3 and array.dtype == np.uint8

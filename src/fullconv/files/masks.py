@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 
 from ..errors import DataError
+from .arrays import Window, read_npy
 from .images import image_size, read_mask
-from .raster import Window, read_raster
+from .raster import read_raster
 from .shapes import Shape
 
 RawMask = Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]
@@ -47,7 +48,9 @@ class MaskFile:
     path: Path
 
     def read(self, window: Window | None = None) -> RawMask:
-        """Return the file's ids or colours; the file is decoded whole."""
+        """Return the file's ids or colours; it is decoded whole, but of an ``.npy`` array of ids only the window."""
+        if self.path.suffix.lower() == ".npy":
+            return read_npy(self.path, window)
         return _cut(read_mask(self.path), window)
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
+from .arrays import Window
 from .images import image_size, read_image, read_mask
 from .masks import RawMask
 from .pictures import Pixels
-from .raster import Window
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor
 
 from ..errors import DataError
+from .arrays import Window
 from .images import IMAGE_SUFFIXES, image_size, read_image
-from .raster import Window, raster_kind, read_raster
+from .raster import raster_kind, read_raster
 
 PICTURE_SUFFIXES = (*IMAGE_SUFFIXES, ".npy")
 """Extensions, in lower case, of the files that a :class:`Picture` can be read from."""

@@ -6,29 +6,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from jaxtyping import Shaped
 
 from ..errors import DataError
+from .arrays import Window
 from .images import image_size, opened, refuse_bomb, upright
 
 TIFF_SUFFIXES = (".tif", ".tiff")
 
 _PICTURES = ((1, "uint8"), (3, "uint8"), (4, "uint8"))
 _COLOURS = ("P", "CMYK", "YCbCr", "LAB", "HSV")
-
-
-class Window(NamedTuple):
-    """A rectangle of an image, in pixels; what lies outside the image is not part of it."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-    def cut(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the part of an array h×w×… that lies inside, as a view."""
-        return array[self.top : self.top + self.height, self.left : self.left + self.width]
 
 
 class RasterKind(NamedTuple):

@@ -20,7 +20,7 @@ from fullconv.data.labels import voc_palette
 from fullconv.doctor import refuse_bad
 from fullconv.doctor.examine import examine
 from fullconv.errors import DataError, UsageError
-from fullconv.files import Window
+from fullconv.files import MaskFile, Window, arrays
 from fullconv.files.images import read_mask
 from reference.rle_pack import encode
 from reference.tiff_pack import write_geotiff
@@ -441,6 +441,25 @@ def test_an_array_is_one_hot_only_where_it_is_of_0_and_1(tmp_path, kind):
         np.save(tmp_path / "m.npy", wrong)
         with pytest.raises(DataError, match=r"m\.npy: is a \d+×\d+×\d+ array, but neither colours nor layers .*; save"):
             read_mask(tmp_path / "m.npy")
+
+
+@pytest.mark.parametrize(
+    "form",
+    [lambda ids: ids.astype(np.int16), lambda ids: one_hot(ids, 0), lambda ids: one_hot(ids, 2).astype(np.uint8) * 255],
+)
+@pytest.mark.parametrize("window", [Window(3, 5, 4, 6), Window(H - 2, W - 2, 9, 9), Window(H, 0, 2, 2)])
+def test_a_window_of_an_array_is_that_of_the_whole(tmp_path, monkeypatch, form, window):
+    """Of ids no more than the window is read, so that the whole may be of any size."""
+    path = tmp_path / "m.npy"
+    np.save(path, form(TRUTHS["a"]))
+    whole = MaskFile(path).read()
+    part = MaskFile(path).read(window)
+    assert part.dtype == whole.dtype and np.array_equal(part, window.cut(whole))
+    monkeypatch.setattr(arrays, "_MOST_PIXELS", H * W - 1)
+    with pytest.raises(DataError, match=r"m\.npy: is too large to be a mask; save tiles"):
+        MaskFile(path).read()
+    if whole.ndim == form(TRUTHS["a"]).ndim == 2:
+        assert np.array_equal(MaskFile(path).read(window), part)
 
 
 def test_a_mask_folder_for_every_class(tmp_path):
