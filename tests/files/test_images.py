@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from fullconv.errors import DataError, UsageError
-from fullconv.files import atomic
+from fullconv.files import atomic, images
 from fullconv.files.atomic import write_atomically
 from fullconv.files.images import image_size, mask_palette, read_image, read_mask, to_rgb
 
@@ -196,6 +196,34 @@ def test_a_small_file_that_unfolds_to_a_huge_image_is_refused(tmp_path: Path) ->
         with pytest.raises(DataError, match=rf"{name}\.png: unfolds \d+ bytes to 130 MiB, as decompression bombs do; "):
             read_image(tmp_path / f"{name}.png")
     assert read_mask(tmp_path / "mask.png").shape == (5700, 6000)
+
+
+@pytest.mark.parametrize(
+    ("mode", "side", "read", "refused"),
+    [
+        ("RGB", 150, read_image, True),
+        ("RGB", 150, image_size, True),
+        ("RGB", 150, read_mask, False),
+        ("RGB", 200, read_mask, True),
+        ("RGB", 200, mask_palette, True),
+        ("I;16", 200, read_mask, False),
+        ("I;16", 300, read_mask, True),
+        ("I;16", 150, read_image, True),
+        ("P", 300, mask_palette, False),
+    ],
+)
+def test_masks_may_unfold_further_than_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, side: int, read: object, refused: bool
+) -> None:
+    """Colours take 4 bytes a pixel and 16-bit grey 2. Here with limits 4096 times as small."""
+    monkeypatch.setattr(images, "_BOMB_BYTES", images._BOMB_BYTES >> 12)
+    monkeypatch.setattr(images, "_MASK_BYTES", images._MASK_BYTES >> 12)
+    path = saved(tmp_path, Image.new(mode, (side, side)))
+    if refused:
+        with pytest.raises(DataError, match=r"x\.png: unfolds \d+ bytes to .*, as decompression bombs do; "):
+            read(path)
+    else:
+        read(path)
 
 
 @pytest.mark.parametrize("read", [read_image, read_mask, image_size])

@@ -175,7 +175,7 @@ def _examine_mask_file(found: Examination, path: Path) -> bool:
     """Report what an image file's kind tells of a mask; return whether its pixels can be trusted."""
     if path.suffix.lower() in (".npy", ".mat"):
         return True
-    with opened(path) as image:
+    with opened(path, mask=True) as image:
         if image.format in ("JPEG", "MPO"):
             seen = "is a JPEG, whose compression changes class ids"
             found.problems.append(Problem("lossy_mask", (path,), seen, "save masks as PNG"))

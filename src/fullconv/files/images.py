@@ -23,7 +23,8 @@ MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".mat", ".npy")
 """Extensions, in lower case, of the files that count as masks."""
 
 _ORIENTATION = 0x0112
-_BOMB_BYTES, _BOMB_RATIO = 1 << 27, 250
+_BOMB_BYTES, _MASK_BYTES, _BOMB_RATIO = 1 << 27, 1 << 29, 250
+_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
 _READ_AT_ONCE = 1 << 26
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -73,7 +74,7 @@ def read_mask(
     path = Path(path)
     if path.suffix.lower() in ARRAY_READERS and content is None:
         return ARRAY_READERS[path.suffix.lower()](path)
-    with opened(path, content, whole=True) as image:
+    with opened(path, content, whole=True, mask=True) as image:
         if image.format in ("JPEG", "MPO"):
             raise DataError("is a JPEG, whose compression changes class ids; save masks as PNG")
         return _raw_mask(upright(image))
@@ -126,7 +127,7 @@ def mask_palette(path: str | Path) -> tuple[tuple[int, int, int], ...] | None:
     """
     if Path(path).suffix.lower() in ARRAY_READERS:
         return None
-    with opened(Path(path)) as image:
+    with opened(Path(path), mask=True) as image:
         flat = image.getpalette("RGB") if image.mode == "P" else None
         return None if flat is None else tuple(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
 
@@ -208,7 +209,7 @@ def _orientation(getexif: Callable[[Any], Image.Exif], image: Image.Image) -> in
 
 @contextlib.contextmanager
 def opened(
-    path: Path, content: bytes | None = None, *, whole: bool = False, colours: bool = False
+    path: Path, content: bytes | None = None, *, whole: bool = False, colours: bool = False, mask: bool = False
 ) -> Iterator[Image.Image]:
     """Open an image file for a block, and name the file in whatever goes wrong in the block.
 
@@ -217,6 +218,7 @@ def opened(
         content: As for ``read_image``.
         whole: All of it will be needed: read it at once, instead of in many small parts.
         colours: It will be turned into colours, whatever it is now; grey then takes as much memory.
+        mask: It is a mask, whose few classes make honest files that unfold a thousandfold: up to 512 MiB are let pass.
 
     Raises:
         DataError: The file is missing, empty, broken or too large; the message names it.
@@ -231,8 +233,8 @@ def opened(
         # A file, not a path: from a path, Pillow 13 maps plain TIFFs to memory and scrambles those on their side.
         with path.open("rb") if content is None else io.BytesIO(content) as file, Image.open(file) as image:
             # Pillow keeps colours in 4 bytes.
-            small = not colours and image.mode in ("1", "L", "P")
-            refuse_bomb(image.size[0] * image.size[1] * (1 if small else 4), size)
+            each = 4 if colours else _BYTES.get(image.mode, 4)
+            refuse_bomb(image.size[0] * image.size[1] * each, size, _MASK_BYTES if mask else _BOMB_BYTES)
             yield image
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
@@ -245,17 +247,18 @@ def opened(
         ) from None
 
 
-def refuse_bomb(unfolded: int, size: int) -> None:
-    """Refuse to fill the memory with nothing: no camera's or mask's bytes unfold that far.
+def refuse_bomb(unfolded: int, size: int, allowed: int = _BOMB_BYTES) -> None:
+    """Refuse to fill the memory with nothing: no camera's bytes unfold that far.
 
     Args:
         unfolded: Bytes in memory.
         size: Bytes of the file.
+        allowed: Bytes in memory that any file may take.
 
     Raises:
         DataError: The file is a decompression bomb.
     """
-    if unfolded > _BOMB_BYTES and unfolded > _BOMB_RATIO * size:
+    if unfolded > allowed and unfolded > _BOMB_RATIO * size:
         raise DataError(
             f"unfolds {size} bytes to {unfolded >> 20} MiB, as decompression bombs do; "
             f"if it is meant, save it as tiles, or as GeoTIFF and draw patches"
