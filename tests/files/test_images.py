@@ -1,6 +1,8 @@
 import io
 import os
+import struct
 import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +151,25 @@ def test_masks_give_raw_ids(tmp_path: Path) -> None:
     wide = GREY.astype(np.uint16) * 200
     assert np.array_equal(read_mask(saved(tmp_path, Image.fromarray(wide))), wide)
     assert np.array_equal(read_mask(saved(tmp_path, Image.fromarray(np.dstack([GREY, GREY])))), GREY)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_masks_of_few_bits_give_their_values(tmp_path: Path, bits: int) -> None:
+    """A PNG by the book, of one row; as an image, it fills 8 bits."""
+    values = (np.arange(8) * 37 % (1 << bits)).astype(np.uint8)
+    values[-1] = (1 << bits) - 1
+    row = np.packbits((values[:, None] >> np.arange(bits - 1, -1, -1, dtype=np.uint8)) & 1).tobytes()
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 8, 1, bits, 0, 0, 0, 0)
+    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
+    path = tmp_path / "m.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    mask = read_mask(path)
+    assert mask.dtype == np.uint8 and mask.tolist() == [values.tolist()]
+    assert read_image(path)[0].tolist() == [(values.astype(int) * 255 // ((1 << bits) - 1)).tolist()]
 
 
 def test_colour_masks_give_colours(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def read_mask(
 ) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
     """Read a mask as it stands in the file: raw ids, or red, green, blue where it is a colour image.
 
-    Palette images give their indices, 1-bit images 0 and 1, 8- and 16-bit images their values; transparency
+    Palette images give their indices, 1-bit images 0 and 1, images of 2 to 16 bits their values; transparency
     is dropped. An ``.npy`` array holds ids h×w, colours h×w×3, or one class a layer (one-hot, h×w×k or k×h×w;
     of 0 and 1 where it could be colours); a ``.mat`` file is one of SBD's.
 
@@ -77,7 +77,17 @@ def read_mask(
     with opened(path, content, whole=True, mask=True) as image:
         if image.format in ("JPEG", "MPO"):
             raise DataError("is a JPEG, whose compression changes class ids; save masks as PNG")
-        return _raw_mask(upright(image))
+        step = _grey_step(image)
+        mask = _raw_mask(upright(image))
+        return mask if step == 1 else mask // np.uint8(step)
+
+
+def _grey_step(image: Image.Image) -> int:
+    """Return what Pillow will multiply grey of 2 or 4 bits by, so that it fills 8; before the image is loaded."""
+    tiles: Any = getattr(image, "tile", None)
+    layout = tiles[0][3] if tiles and image.mode == "L" else ()
+    packed = layout[0] if isinstance(layout, tuple) and layout else layout
+    return {"L;2": 85, "L;4": 17}.get(packed, 1)
 
 
 def _raw_mask(mask: Image.Image) -> Integer[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]:
