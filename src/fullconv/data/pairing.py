@@ -104,10 +104,7 @@ class Pairs:
                     seen = f"names {stem!r}, but {folder} holds no {kind} of that stem"
                     remedy = "add the file, or correct or remove the line (stems have no folder and no extension)"
                     self.problems.append(Problem(f"missing_{kind}", (Path(where), folder / stem), seen, remedy))
-        for stem, count in Counter(stems).items():
-            if count > 1:
-                seen = f"names {stem!r} twice"
-                self.problems.append(Problem("duplicate_stem", (Path(where),), seen, "remove one of the lines"))
+        self.problems += _twice(stems, where)
         return self._records([stem for stem in dict.fromkeys(stems) if stem in self.images and stem in self.masks])
 
     def _records(self, stems: Iterable[str]) -> tuple[Record, ...]:
@@ -167,6 +164,51 @@ def described_stems(root: Path, split: str, stems: str | list[str]) -> tuple[lis
     if isinstance(stems, str):
         return read_stems(root / stems), root / stems
     return list(map(composed, stems)), f"split {split!r}"
+
+
+def described_splits(
+    root: Path, splits: Mapping[str, str | list[str]], records: Iterable[Record]
+) -> tuple[dict[str, tuple[Record, ...]], list[Problem]]:
+    """Return the samples that a ``dataset.yaml`` puts into each split, and what is wrong with its lists.
+
+    Args:
+        root: The data set's folder, or the one file that holds it, beside which lists lie.
+        splits: Split → a text file of stems, or the stems.
+        records: All samples, whatever split they are in by themselves.
+
+    Raises:
+        DataError: A list cannot be read, or lists nothing.
+    """
+    samples: dict[str, list[Record]] = {}
+    for record in records:
+        samples.setdefault(composed(record.stem), []).append(record)
+    chosen, problems = dict[str, tuple[Record, ...]](), list[Problem]()
+    for split, listed in splits.items():
+        stems, where = described_stems(root if root.is_dir() else root.parent, split, listed)
+        problems += _twice(stems, where)
+        for stem in dict.fromkeys(stems):
+            found = samples.get(stem, [])
+            if not found:
+                known = ", ".join(map(repr, [*samples][:2])) or "none"
+                seen = f"names {stem!r}, but {root} holds no image with a mask of that stem (the first are {known})"
+                remedy = "add it, or correct or remove the line (stems have no folder and no extension)"
+                problems.append(Problem("missing_image", (Path(where), root / stem), seen, remedy))
+            if len(found) > 1:
+                images = tuple(record.image.path for record in found)
+                seen = f"names {stem!r}, but {len(found)} images have that stem ({images[0]}, {images[1]})"
+                problems.append(Problem("duplicate_stem", (Path(where), *images), seen, "rename all but one of them"))
+        chosen[split] = tuple(samples[stem][0] for stem in dict.fromkeys(stems) if stem in samples)
+    return chosen, problems
+
+
+def _twice(stems: Sequence[str], where: Path | str) -> list[Problem]:
+    """Return a problem for each stem that stands more than once in a list."""
+    remedy = "remove one of the lines"
+    return [
+        Problem("duplicate_stem", (Path(where),), f"names {stem!r} twice", remedy)
+        for stem, count in Counter(stems).items()
+        if count > 1
+    ]
 
 
 def _by_stem(files: Iterable[Path], stem: Stem) -> dict[str, list[Path]]:

@@ -211,3 +211,52 @@ def test_lists_of_voc_by_other_words(tmp_path):
         "test": ["c"],
     }
     assert source.records("Validation") == source.records("val")
+
+
+def write_nested(root, stems=("a", "b")):
+    """A folder for each split: ``a`` in train, ``b`` in val."""
+    for split, stem in zip(("train", "val"), stems, strict=True):
+        for folder in ("images", "masks"):
+            (root / split / folder).mkdir(parents=True)
+            pixels = Image.new("RGB", (W, H)) if folder == "images" else Image.fromarray(np.eye(H, W, dtype=np.uint8))
+            pixels.save(root / split / folder / f"{stem}.png")
+
+
+def write_two_coco_files(root, stems=("a", "b")):
+    for split, stem in zip(("train", "val"), stems, strict=True):
+        write_coco(root, f"instances_{split}.json", {1: "cat"}, stem)
+
+
+@pytest.mark.parametrize("write", [write_nested, write_two_coco_files])
+def test_splits_of_a_description_come_before_those_of_the_format(tmp_path, write):
+    write(tmp_path)
+    assert split_stems(open_dataset(tmp_path)) == {"train": ["a"], "val": ["b"]}
+    (tmp_path / "mine.txt").write_text("b\n")
+    (tmp_path / "dataset.yaml").write_text("splits: {train: mine.txt, val: [a]}")
+    assert split_stems(open_dataset(tmp_path)) == {"train": ["b"], "val": ["a"]}
+
+
+def test_splits_of_a_description_of_one_file(tmp_path):
+    """The lists lie beside it."""
+    write_table(tmp_path, ["image,mask", "a.png,a_ids.png", "b.png,b_ids.png"], val_txt="b", train_txt="a")
+    (tmp_path / "my.yaml").write_text("path: list.csv\nsplits: {train: train.txt, val: val.txt}")
+    assert split_stems(open_dataset(tmp_path / "my.yaml")) == {"train": ["a"], "val": ["b"]}
+
+
+@pytest.mark.parametrize("write", [write_nested, write_two_coco_files])
+@pytest.mark.parametrize(
+    ("stems", "seen"),
+    [("a, c", "'c', but .* holds no image with a mask of that stem .*'a', 'b'"), ("a, a", "'a' twice; remove one")],
+)
+def test_splits_of_a_description_that_make_no_sense(tmp_path, write, stems, seen):
+    write(tmp_path)
+    (tmp_path / "dataset.yaml").write_text(f"splits: {{train: [{stems}]}}")
+    with pytest.raises(DataError, match=f"split 'train': names {seen}"):
+        open_dataset(tmp_path)
+
+
+def test_a_stem_of_two_splits_tells_no_sample(tmp_path):
+    write_nested(tmp_path, "aa")
+    (tmp_path / "dataset.yaml").write_text("splits: {train: [a]}")
+    text = refused_text(tmp_path)
+    assert text.startswith(f"split 'train': names 'a', but 2 images have that stem ({tmp_path / 'train'}")

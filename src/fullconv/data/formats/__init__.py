@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from ...errors import DataError, UsageError
 from ..channels import with_channels
 from ..classes import ClassEntry, ClassTable, infer_entries
 from ..description import Description, read_description
+from ..pairing import described_splits
 from ..problems import Problem, refuse
 from ..source import SPLIT_WORDS, Contents, DataSource, Record, made_splits
 from . import (
@@ -33,17 +35,18 @@ from . import (
 
 
 class Format(NamedTuple):
-    """One layout: how it is recognised, and how it is read."""
+    """One layout: how it is recognised, how it is read, and whether this follows the ``splits`` of a description."""
 
     recognise: Callable[[Path], bool]
     read: Callable[[Path, Description], Contents]
+    follows_splits: bool = False
 
 
 FORMATS = {
     "cityscapes": Format(cityscapes.recognise, cityscapes.read),
-    "cvat": Format(cvat.recognise, cvat.read),
-    "voc": Format(voc.recognise, voc.read),
-    "sbd": Format(sbd.recognise, sbd.read),
+    "cvat": Format(cvat.recognise, cvat.read, follows_splits=True),
+    "voc": Format(voc.recognise, voc.read, follows_splits=True),
+    "sbd": Format(sbd.recognise, sbd.read, follows_splits=True),
     "camvid": Format(camvid.recognise, camvid.read),
     "ade20k": Format(ade20k.recognise, ade20k.read),
     "pet": Format(pet.recognise, pet.read),
@@ -54,8 +57,8 @@ FORMATS = {
     "roboflow": Format(roboflow.recognise, roboflow.read),
     "csv": Format(table.recognise, table.read),
     "huggingface": Format(huggingface.recognise, huggingface.read),
-    "geotiff": Format(geotiff.recognise, geotiff.read),
-    "folder": Format(folder.recognise, folder.read),
+    "geotiff": Format(geotiff.recognise, geotiff.read, follows_splits=True),
+    "folder": Format(folder.recognise, folder.read, follows_splits=True),
 }
 """Every layout by name, the most particular first."""
 
@@ -109,7 +112,12 @@ def _open(root: Path, description: Description, where: Path | None, format: str 
             f"did you mean {near[0]!r}?" if near else f"choose of {', '.join(FORMATS)}"
         )
         raise DataError(f"{where}: {seen}") if name == description.format else UsageError(seen)
-    contents = _described(FORMATS[name].read(root, description), description, where)
+    layout = FORMATS[name]
+    contents = _described(layout.read(root, description), description, where)
+    if description.splits and not layout.follows_splits:
+        records = chain.from_iterable(contents.splits.values())
+        chosen, wrong = described_splits(root, description.splits, records)
+        contents = replace(contents, splits=chosen, problems=(*contents.problems, *wrong))
     contents = with_channels(contents, description, root)
     if strict:
         refuse(contents.problems)

@@ -1,6 +1,7 @@
 """Plain folders: images beside masks, in the layouts people use."""
 
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from ...files.masks import ClassFiles
 from ...files.pictures import PICTURE_SUFFIXES, picture
 from ..classes import ClassEntry, read_classes
 from ..description import Description
-from ..pairing import Pairs, Stem, described_stems, files_in, plain_stem, split_folders, split_lists
+from ..pairing import Pairs, Stem, described_splits, described_stems, files_in, plain_stem, split_folders, split_lists
 from ..problems import Problem
 from ..source import SPLIT_WORDS, SPLITS, Contents, Record
 from .annotation import BACKGROUND, with_background
@@ -49,6 +50,9 @@ def read(root: Path, description: Description) -> Contents:
         splits = _listed(root, found[""], lists, classes, problems)
     else:
         splits = {split: _every(*pair, classes, problems) for split, pair in found.items()}
+        if description.splits:
+            splits, wrong = described_splits(root, description.splits, chain.from_iterable(splits.values()))
+            problems += wrong
     return Contents(splits, table, entries, problems=tuple(problems))
 
 
