@@ -44,10 +44,6 @@ def test_every_way_to_write_classes(tmp_path: Path, text: str, entries: list[Cla
         ("label_map: {a: void}", "label_map.*; write id: class name"),
         ("images: 5", "images: .*, not 5; write a value of that kind"),
         ("ignore_index: void", "ignore_index: .*, not 'void'"),
-        (
-            "classes: [a, b]\nignore_index: 1",
-            "ignore_index 1 is also the id of class 'b'; remove .* ignore_index: null",
-        ),
         ("classes: [a\nb: 1", "not valid YAML: .*line 2.*; correct that line"),
         ("classes: {0: sky, 1: car, 1: truck}", "not valid YAML: '1' stands twice"),
         ("tasks: {type: {masks: m, classes: [a]}}", "is a word that torch keeps for itself"),

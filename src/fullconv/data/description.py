@@ -140,7 +140,12 @@ class Description(BaseModel):
     def completed(
         self, format: str, entries: Sequence[ClassEntry], ignore_index: int | None, label_map: Mapping[int, int | str]
     ) -> "Description":
-        """Return the same description with what was found in the data set said outright."""
+        """Return the same description with what was found in the data set said outright.
+
+        An ``ignore_index`` that is a class is none.
+        """
+        if any(entry.id == ignore_index and entry.name != VOID for entry in entries):
+            ignore_index = None
         rows = [_Entry(name=entry.name, color=entry.colour, id=entry.id) for entry in entries]
         found = {"format": format, "classes": rows, "ignore_index": ignore_index, "label_map": dict(label_map)}
         return self.model_copy(update=found)
@@ -180,22 +185,9 @@ def read_description(path: Path) -> Description:
     if not isinstance(tree, dict | None):
         raise DataError(f"{path}: holds no keys; write some of {', '.join(Description.model_fields)}")
     try:
-        description = Description.model_validate(tree or {})
+        return Description.model_validate(tree or {})
     except ValidationError as error:
         raise DataError(f"{path}: {_explain(error)}") from error
-    _check_ignored(description, path)
-    return description
-
-
-def _check_ignored(description: Description, path: Path) -> None:
-    if "ignore_index" not in description.model_fields_set:
-        return
-    for entry in description.entries() or []:
-        if entry.id == description.ignore_index and entry.name != VOID:
-            raise DataError(
-                f"{path}: ignore_index {entry.id} is also the id of class {entry.name!r}; "
-                f"remove the class, or set ignore_index: null"
-            )
 
 
 def _explain(error: ValidationError) -> str:

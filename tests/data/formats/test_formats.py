@@ -132,6 +132,10 @@ def test_cityscapes_other_ids_are_void(tmp_path):
         write_mask(tmp_path / "gtFine" / "train" / "x" / f"{stem}_gtFine_labelIds.png", ids)
     target = open_dataset(tmp_path).dataset("train")[0].target[0]
     assert target[4] == 255 and target[7] == 0 and target[33] == 18 and (target[:34] != 255).sum() == 19
+    classes = {number: f"class {number}" for number in range(6, 34)}
+    (tmp_path / "dataset.yaml").write_text(yaml.safe_dump({"classes": classes}))
+    target = open_dataset(tmp_path).dataset("train")[0].target[0]
+    assert target[5] == 255 and target[6:34].tolist() == [*range(28)], "unless they are described"
 
 
 def test_camvid(tmp_path):
@@ -230,6 +234,13 @@ def test_cvat(tmp_path):
     (tmp_path / "labelmap.txt").write_text(rows)
     source = read_back(tmp_path, "cvat", ["background", "aeroplane", "bird"])
     assert source.labels.palette[1] == (10, 10, 128)
+    # In another order they are of the same colours.
+    colours = "{background: [0, 0, 0], bird: [0, 108, 128], aeroplane: [10, 10, 128]}"
+    (tmp_path / "dataset.yaml").write_text(f"classes: {colours}")
+    turned = open_dataset(tmp_path).splits.values()
+    sample = next(record for part in turned for record in part if record.stem == "a")
+    assert np.array_equal(open_dataset(tmp_path).read_target(sample).numpy(), np.array([0, 2, 1])[TRUTHS["a"]])
+    (tmp_path / "dataset.yaml").unlink()
     # The lists of subsets beside it are splits.
     (tmp_path / "ImageSets" / "Segmentation" / "Train.txt").write_text("a\n")
     (tmp_path / "ImageSets" / "Segmentation" / "Validation.txt").write_text("b\nc\n")

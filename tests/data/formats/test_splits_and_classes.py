@@ -69,6 +69,64 @@ def test_a_coco_file_may_leave_categories_out(tmp_path, other):
     assert source.dataset(other)[0].target.unique().tolist() == [0, 2]
 
 
+@pytest.mark.parametrize(
+    ("classes", "seen"),
+    [
+        ("[cat, dog]", r"class 'cat' is given id 0, but in the data it is 1; write .*: classes: {1: cat, \.\.\.}"),
+        ("[background, dog, cat]", r"class 'dog' is given id 1, but in the data it is 2; write"),
+        ("{1: dog}", "class 'dog' is given id 1, but in the data it is 2; write"),
+    ],
+)
+def test_names_of_the_data_under_other_ids(tmp_path, classes, seen):
+    write_coco(tmp_path, "instances_train.json", {1: "cat", 2: "dog"}, "a")
+    (tmp_path / "dataset.yaml").write_text(f"classes: {classes}")
+    with pytest.raises(DataError, match=rf"dataset\.yaml: {seen}"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("classes", "names"),
+    [
+        ("[ground, cat, hound]", ("ground", "cat", "hound")),
+        ("{2: dog, 1: feline, 0: void}", ("feline", "dog")),
+        ("{0: background, 1: cat, 2: void}", ("background", "cat")),
+    ],
+)
+def test_classes_of_the_data_may_be_renamed(tmp_path, classes, names):
+    write_coco(tmp_path, "instances_train.json", {1: "cat", 2: "dog"}, "a")
+    (tmp_path / "dataset.yaml").write_text(f"classes: {classes}")
+    assert open_dataset(tmp_path).labels.names == names
+
+
+@pytest.mark.parametrize(
+    ("description", "classes"),
+    [
+        ("classes: [a, b]\nignore_index: 1", "dataset.yaml"),
+        ("ignore_index: 1", "classes.txt"),
+        ("tasks: {t: {masks: masks, classes: [a, b], ignore_index: 1}}", "dataset.yaml"),
+    ],
+)
+def test_a_class_is_not_ignored_as_well(tmp_path, description, classes):
+    write_folders(tmp_path)
+    (tmp_path / "classes.txt").write_text("x\nb\n")
+    (tmp_path / "dataset.yaml").write_text(f"masks: masks\n{description}")
+    assert refused_text(tmp_path) == (
+        f"{tmp_path / 'dataset.yaml'}: ignore_index 1 is also the id of class 'b'; call that class void (in "
+        f"{tmp_path / classes}), or set ignore_index: null"
+    )
+    (tmp_path / "classes.txt").write_text("x\nvoid\n")
+    (tmp_path / "dataset.yaml").write_text("ignore_index: 1")
+    assert open_dataset(tmp_path).labels.names == ("x",)
+
+
+def test_a_class_255_is_described_as_no_void(tmp_path):
+    write_coco(tmp_path, "instances_train.json", {1: "cat", 255: "dog"}, "a")
+    first = open_dataset(tmp_path)
+    first.description.write(tmp_path / "dataset.yaml", tmp_path)
+    second = open_dataset(tmp_path)
+    assert second.description.ignore_index is None and second.labels == first.labels
+
+
 def write_roboflow(root, **tables):
     for split, table in tables.items():
         (root / split).mkdir()

@@ -1,7 +1,7 @@
 """Data sets as they are found: every layout is read where it lies, nothing is converted."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from ...errors import DataError, UsageError
 from ..channels import with_channels
-from ..classes import ClassEntry, ClassTable, infer_entries
+from ..classes import VOID, ClassEntry, ClassTable, infer_entries
 from ..description import Description, read_description
 from ..pairing import described_splits
 from ..problems import Problem, refuse
@@ -159,16 +159,43 @@ def _recognised(root: Path, description: Description) -> str:
 
 
 def _described(contents: Contents, description: Description, where: Path | None) -> Contents:
-    """Return what was found, changed by what a ``dataset.yaml`` says."""
+    """Return what was found, changed by what a ``dataset.yaml`` says.
+
+    Raises:
+        DataError: It gives a class another id than the data set's own table does, or ignores a class's id.
+    """
     given = description.model_fields_set
     ours = contents.entries is None or description.classes or contents.where.name in _DESCRIPTIONS
-    return replace(
+    described = description.entries() or []
+    if contents.where.name not in _DESCRIPTIONS:
+        _check_ids(described, contents.entries or [], where)
+    ids = {entry.id for entry in described}
+    others = {raw: to for raw, to in contents.label_map.items() if raw not in ids}
+    changed = replace(
         contents,
         where=where if where and ours else contents.where,
-        entries=description.entries() or contents.entries,
+        entries=described or contents.entries,
         ignore_index=description.ignore_index if "ignore_index" in given else contents.ignore_index,
-        label_map=description.label_map if "label_map" in given else contents.label_map,
+        label_map=description.label_map if "label_map" in given else others,
     )
+    for entry in changed.entries or []:
+        if "ignore_index" in given and entry.id == changed.ignore_index and entry.name != VOID:
+            raise DataError(
+                f"{where}: ignore_index {entry.id} is also the id of class {entry.name!r}; call that class void (in "
+                f"{changed.where}), or set ignore_index: null"
+            )
+    return changed
+
+
+def _check_ids(described: Sequence[ClassEntry], found: Sequence[ClassEntry], where: Path | None) -> None:
+    """Refuse classes of the data set's own table by other ids: by a list they are numbered from 0, whatever it says."""
+    ids = {entry.name: entry.id for entry in found if entry.name != VOID}
+    for entry in described:
+        if (own := ids.get(entry.name, entry.id)) != entry.id:
+            raise DataError(
+                f"{where}: class {entry.name!r} is given id {entry.id}, but in the data it is {own}; write each class "
+                f"with its id in the data: classes: {{{own}: {entry.name}, ...}}"
+            )
 
 
 def _splits(root: Path, contents: Contents, strict: bool) -> dict[str, tuple[Record, ...]]:

@@ -23,8 +23,9 @@ def read(root: Path, description: Description) -> Contents:
     images = next(root / name for name in IMAGE_FOLDERS if (root / name).is_dir())
     pairs = Pairs.of(images, root / "SegmentationClass")
     table = root / "labelmap.txt"
+    entries = description.entries() or _entries(table)  # By colour: the ids of the label map stand in no mask.
     # CVAT's default.txt, of images in no subset, is no split: where it is the only list, all are taken.
-    return Contents(listed_splits(root, pairs, description), table, _entries(table), problems=tuple(pairs.problems))
+    return Contents(listed_splits(root, pairs, description), table, entries, problems=tuple(pairs.problems))
 
 
 def _entries(table: Path) -> list[ClassEntry]:
