@@ -120,6 +120,17 @@ def test_one_channel_networks_take_any_image():
         Predictor(fcn8s("small", 2, in_channels=1)).labels(torch.zeros(2, 20, 30))
 
 
+def test_arrays_of_channels_are_scaled():
+    predictor = Predictor(fcn8s("small", 2, in_channels=2))
+    image = np.zeros((20, 30, 2))
+    image[5, 5, 1] = 255 + 1e-5
+    assert predictor.predict(image).labels.shape == (20, 30), "to within rounding"
+    for wrong in (-1, 65535, np.nan):
+        image[5, 5, 1] = wrong
+        with pytest.raises(UsageError, match=r"values go from .* to .*; scale each channel to 0–255 by the range of"):
+            predictor.predict(image)
+
+
 def test_a_task_is_chosen_by_name():
     model = fcn8s("small", {"semantic": 4, "geometric": 3})
     assert Predictor(model).label_set.num_classes == 4

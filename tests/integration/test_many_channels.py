@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fullconv import check, evaluate, load, train
+from fullconv import check, evaluate, fcn8s, load, train
 from fullconv.data import open_dataset, write_shapes
 from fullconv.data.labels import LabelSet
 from fullconv.errors import DataError, UsageError
@@ -117,6 +117,43 @@ def test_a_network_of_one_or_three_bands_takes_floats(rasters, tmp_path, bands):
     expected = predictor.predict(rasters / "images" / "a.tif")
     for image in (pixels, pixels.permute(1, 2, 0).numpy()):
         assert np.array_equal(predictor.predict(image).confidence, expected.confidence)
+
+
+STACK = "bands: [1]\nrange: [0, 10000]\nstack: {depth: [0, 10000], heat: null}"
+
+
+@pytest.fixture
+def stacked(rasters):
+    """Three channels from three files."""
+    for folder in ("depth", "heat"):
+        for path in (rasters / "images").iterdir():
+            write_geotiff(rasters / folder / path.name, np.ones((H, W, 1), np.uint16))
+    (rasters / "dataset.yaml").write_text(STACK)
+    return rasters
+
+
+def test_a_network_of_three_stacked_channels_takes_no_colours(stacked, tmp_path):
+    source = open_dataset(stacked)
+    build_model(source, load_config("modern", TINY)).save_pretrained(tmp_path / "model")
+    predictor = load(tmp_path / "model")
+    evaluate(predictor, source)
+    image = source.splits["train"][0].image.read()
+    assert predictor.predict(image).labels.shape == predictor.predict(image.permute(1, 2, 0).numpy()).labels.shape
+    Image.new("RGB", (W, H)).save(tmp_path / "photo.png")
+    for picture in (tmp_path / "photo.png", Image.open(tmp_path / "photo.png")):
+        with pytest.raises(UsageError, match="the model takes 3 channels of stacked files, give all in one array to"):
+            predictor.predict(picture)
+    (stacked / "dataset.yaml").write_text("bands: [1, 2, 3]")
+    with pytest.raises(DataError, match="its images are single files, the model was trained on stacks of files; write"):
+        evaluate(predictor, stacked)
+
+
+def test_networks_of_three_bands_take_no_stack(stacked):
+    """Those that do not say of what they are go on: of stacks they did not always."""
+    source = open_dataset(stacked)
+    evaluate(fcn8s("small", 2), source)
+    with pytest.raises(DataError, match="its images are stacks of files, the model was trained on single files; write"):
+        evaluate(fcn8s("small", 2, bands=(1, 2, 3)), source)
 
 
 def test_images_with_fewer_bands_than_the_others_are_named(rasters, tmp_path):

@@ -43,7 +43,8 @@ def evaluate(
 
     Raises:
         DataError: The data set cannot be used, has no such split, another number of classes than the model, the
-            same classes in another order, or images of other bands or another range of values.
+            same classes in another order, or images of other bands or another range of values (the ranges of stacked
+            files are not compared).
         ModelError: The model cannot be used.
         UsageError: The model has no such task.
 
@@ -138,10 +139,18 @@ def _check_bands(predictor: Predictor, source: DataSource, split: str) -> None:
             f"{source.root}: its images have {channels} channels, the model takes {predictor.channels}; say bands or "
             f"stack in a dataset.yaml, as for the data it was trained on"
         )
-    if config is None or isinstance(image, Stack) or (config.bands is None and predictor.channels != 3):
-        return  # What the model's channels are made of is not known, or is in no file alone.
+    stacked, theirs = isinstance(image, Stack), _COLOURS
+    if config is None or (config.bands is None and (stacked or predictor.channels != 3)):
+        return  # What the model's channels are made of is not known: those of stacks did not always say so.
+    if stacked != (config.bands == ()):
+        kinds = "single files", "stacks of files"
+        raise DataError(
+            f"{source.root}: its images are {kinds[stacked]}, the model was trained on {kinds[not stacked]}; write its "
+            f"dataset.yaml as for the data it was trained on"
+        )
+    if stacked:
+        return
     ours = _COLOURS if config.bands is None else (config.bands, config.value_range)
-    theirs = _COLOURS
     if isinstance(image, Bands):
         theirs = image.numbers or tuple(range(1, len(ours[0]) + 1)), image.value_range
     if ours != theirs:

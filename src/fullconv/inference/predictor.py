@@ -19,6 +19,8 @@ from .views import Views
 MODELS = "best", "last"
 """Model folders of a run, the better first."""
 
+_STACKED = "of stacked files, give all in one array to load(MODEL).predict"
+
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 
 
@@ -60,11 +62,12 @@ class Predictor:
         Args:
             image: A path, a PIL image, a uint8 array (h×w, h×w×3, h×w×4), or a uint8 tensor 3×h×w. EXIF rotation is
                 applied to files and PIL images. For a network of bands, or of other channels c than 3: a path, whose
-                bands are read as they were for training, or an array h×w×c or tensor c×h×w of values 0–255.
+                bands are read as they were for training, or an array h×w×c or tensor c×h×w of values 0–255. For a
+                network of stacked files: such an array or tensor alone.
 
         Raises:
             DataError: The file cannot be read as an image, or is too large for the memory; the message names it.
-            UsageError: It has other channels than the network.
+            UsageError: It has other channels than the network, or values that are not scaled to 0–255.
         """
         pixels = self._read(Path(image)) if isinstance(image, (str, Path)) else self._pixels(image)
         try:
@@ -75,16 +78,20 @@ class Predictor:
         return Prediction(labels.cpu().numpy(), confidence.cpu().numpy(), self.label_set, shown)
 
     def _read(self, path: Path) -> Pixels:
-        return Bands(path, self._bands, self._range).read() if self._bands else read_image(path)
+        if self._bands == ():
+            raise UsageError(f"{path}: the model takes {self.channels} channels {_STACKED}")
+        return read_image(path) if self._bands is None else Bands(path, self._bands, self._range).read()
 
     def _pixels(self, image: Image.Image | np.ndarray | Tensor) -> Pixels:
-        if isinstance(image, Image.Image) or (self.channels in (1, 3) and not self._bands):
+        if isinstance(image, Image.Image) and self._bands == ():
+            raise UsageError(f"the model takes {self.channels} channels {_STACKED}")
+        if isinstance(image, Image.Image) or (self.channels in (1, 3) and self._bands is None):
             return to_rgb(image)
         if isinstance(image, np.ndarray):
             image = torch.from_numpy(np.array(np.moveaxis(np.atleast_3d(image), 2, 0), order="C"))
         if image.ndim != 3 or 0 in image.shape:
             raise UsageError(f"the image's shape is {tuple(image.shape)}; give {self.channels} channels of some pixels")
-        return image if image.dtype == torch.uint8 else image.float()
+        return image if image.dtype == torch.uint8 else _in_range(image.float())
 
     def labels(self, image: Tensor) -> Tensor:
         """Return the class ids h×w of an image c×h×w, 0–255: what evaluation needs, and no more.
@@ -110,10 +117,7 @@ class Predictor:
         if (self.channels, batch.shape[1]) == (1, 3):
             batch = batch.mean(1, keepdim=True)
         if self.channels != batch.shape[1]:
-            raise UsageError(
-                f"the model takes {self.channels} channels, the image has {batch.shape[1]}; of stacked files, give all "
-                f"in one array to load(MODEL).predict"
-            )
+            raise UsageError(f"the model takes {self.channels} channels, the image has {batch.shape[1]}; {_STACKED}")
         return self.views.scores(lambda view, scale: self.model.logits(view, scale)[self.task].float(), batch)[0]
 
     @contextmanager
@@ -128,6 +132,17 @@ class Predictor:
                 f"{height}×{width} pixels are too much for the memory ({self.device}); scale or cut the image first "
                 f"({' '.join(str(error).split())[:200]})"
             ) from error
+
+
+def _in_range(image: Tensor) -> Tensor:
+    """Return an image whose values are 0–255, to within rounding; one that holds what is no number is none such."""
+    low, high = (value.item() for value in image.aminmax())
+    if not (low > -0.5 and high < 255.5):
+        raise UsageError(
+            f"the image's values go from {low:g} to {high:g}; scale each channel to 0–255 by the range of its "
+            f"dataset.yaml"
+        )
+    return image
 
 
 def load(

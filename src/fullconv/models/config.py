@@ -25,7 +25,8 @@ class ModelConfig(BaseModel):
         global_context: Hidden width of a bias for every class from the mean of the coarsest tap; 0 for none.
         input_scale: How many times as large the trunk sees an image; logits are brought back to the image's size.
         normalisation: Mean and deviation of each channel in 0–255; null for the trunk's own.
-        bands: Which bands of an image file are the channels, from 1; null for red, green, blue.
+        bands: Which bands of an image file are the channels, from 1; null for red, green, blue; none of them for
+            a stack of several files.
         value_range: The values in an image file that become 0 and 255; null for 0 and their integer type's largest.
     """
 

@@ -5,7 +5,7 @@ import torch
 from ..data import DataSource
 from ..data.source import Moments
 from ..errors import UsageError
-from ..files import Bands, ImageFile
+from ..files import Bands, ImageFile, Picture, Stack
 from ..inference import model_folder
 from ..models import FCN, ModelConfig, StartReport, start_from
 from ..models.build import check_scaled_skips
@@ -46,7 +46,7 @@ def build_model(source: DataSource, config: TrainConfig) -> FCN:
         input_scale=input_scale(source, config),
         tasks={task: table.num_classes for task, table in labels.items()},
         in_channels=channels,
-        bands=image.numbers or tuple(range(1, channels + 1)) if isinstance(image, Bands) else None,
+        bands=_bands(image),
         value_range=image.value_range if isinstance(image, Bands) else None,
         normalisation=normalisation,
     )
@@ -57,6 +57,13 @@ def build_model(source: DataSource, config: TrainConfig) -> FCN:
     if config.optim.trunk_rate == 0:
         model.trunk.body.requires_grad_(False)
     return model
+
+
+def _bands(image: Picture) -> tuple[int, ...] | None:
+    """Return which bands of a file are the channels: of a stack none, as it is in no file alone."""
+    if isinstance(image, Bands):
+        return image.numbers or tuple(range(1, image.channels() + 1))
+    return () if isinstance(image, Stack) else None
 
 
 def initialised(source: DataSource, config: TrainConfig) -> tuple[FCN, StartReport | None]:
