@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fullconv import geometry_of
+from fullconv.errors import GeometryError
 from fullconv.geometry import LayerSpec, chain
 
 
@@ -150,6 +151,20 @@ def test_a_forward_pass_that_stops_keeps_what_came_before():
     geometry = geometry_of(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(5, 1, 1)))
     assert list(geometry) == ["0"]
     assert geometry.unknown["1"].startswith("stops here")
+
+
+@pytest.mark.parametrize(
+    ("options", "seen"),
+    [
+        ({"input_size": (4, 5)}, "3×4×5: stops here: .*Kernel size"),
+        ({"in_channels": 4}, "4×256×256: stops here: .*channel"),
+    ],
+)
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_module_that_cannot_run_at_all(options, seen, nested):
+    layer = nn.Conv2d(3, 8, 7)
+    with pytest.raises(GeometryError, match=f"has no feature of an image {seen}.*; choose another input_size"):
+        geometry_of(nn.Sequential(layer) if nested else layer, **options)
 
 
 def test_the_module_is_left_as_it_was():

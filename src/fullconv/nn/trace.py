@@ -106,8 +106,13 @@ def geometry_of(
     """
     channels = in_channels or _first_channels(module)
     here = _trace(module, (channels, *input_size))
-    if not here.features and not here.outputs and not here.unknown:
-        raise GeometryError(f"no feature of {type(module).__name__} could be traced at {input_size}")
+    height, width = input_size
+    if not here.features and not here.outputs and not here.lost:
+        *_, reason = here.unknown.values() or ["it returns nothing"]
+        raise GeometryError(
+            f"{type(module).__name__} has no feature of an image {channels}×{height}×{width}: {reason}; choose another "
+            f"input_size or in_channels"
+        )
     height, width = (size + 31 - size % 2 for size in input_size)
     there = _trace(module, (channels, height, width))
     return replace(
