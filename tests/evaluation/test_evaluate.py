@@ -1,4 +1,5 @@
 import copy
+import inspect
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 from fullconv import fcn8s
 from fullconv.data import Sample, write_shapes
 from fullconv.data.labels import VOID_COLOUR, LabelSet
-from fullconv.errors import DataError
+from fullconv.errors import DataError, UsageError
 from fullconv.evaluation import evaluate, panel, save_panels
 from fullconv.evaluation.pictures import CAPTION, GAP, RIGHT, WRONG, errors
 from fullconv.inference import Predictor
@@ -89,6 +90,12 @@ def test_progress_is_told(model, shapes):
     evaluate(model, shapes, "val", progress=lambda done, total: seen.append((done, total)))
     total = len(shapes.splits["val"])
     assert seen == [(done, total) for done in range(1, total + 1)]
+
+
+def test_an_unknown_policy_is_refused_before_all_is_scored(model, shapes):
+    unchecked = inspect.unwrap(evaluate)  # as users run it, without the tests' type checks
+    with pytest.raises(UsageError, match="absent is 'wrong'; use 'exclude' or 'zero'"):
+        unchecked(model, shapes, "val", absent="wrong", progress=lambda done, total: pytest.fail("an image was scored"))
 
 
 def test_error_maps():

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import torch
 
@@ -46,10 +47,12 @@ def evaluate(
             same classes in another order, or images of other bands or another range of values (the ranges of stacked
             files are not compared).
         ModelError: The model cannot be used.
-        UsageError: The model has no such task.
+        UsageError: The model has no such task, or ``absent`` is unknown.
 
     Source: Long, Shelhamer & Darrell 2015, section 5.
     """
+    if absent not in get_args(AbsentClasses):
+        raise UsageError(f"absent is {absent!r}; use 'exclude' or 'zero'")
     source = data if isinstance(data, DataSource) else open_dataset(data)
     with _left_in_training(model):
         predictor = as_predictor(model, task, views)
