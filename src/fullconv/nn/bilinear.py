@@ -45,8 +45,8 @@ class BilinearUpsample(nn.Module):
         factor: Output pixels per input pixel, on both axes; 1 is the identity.
         learnable: Make the kernel a parameter ``weight`` (channels×1×k×k) that starts bilinear.
         kernel_size: ``2 × factor`` or ``2 × factor − 1``; by default the even one for even factors, else the odd one.
-        padding: Pixels dropped on each side of the full output; by default such that the output is exactly
-            ``factor`` times the input.
+        padding: Pixels dropped on each side of the full output; by default half the factor, rounded down, with which
+            the default kernel's output is exactly ``factor`` times the input (the other kernel's is a pixel off).
 
     Attributes:
         weight: The learned kernels, or None where they are frozen.
