@@ -19,7 +19,7 @@ def test_equal_sizes_are_stacked_untouched() -> None:
 
 def test_smaller_images_are_padded_at_the_bottom_and_right() -> None:
     samples = [sample("a", 4, 6), sample("b", 5, 3)]
-    batch = collate(samples, 99, fill=(1, 2, 3))
+    batch = collate(samples, 99, fill=(1.0, 2.0, 3.0))
     assert batch.images.shape == (2, 3, 5, 6) and batch.ignore_index == 99
     for index, s in enumerate(samples):
         h, w = s.target.shape

@@ -25,7 +25,7 @@ def test_without_scaling_image_and_target_move_together(
     size: tuple[int, int], crop: tuple[int, int], seed: int
 ) -> None:
     torch.manual_seed(seed)
-    result = TrainingTransform(crop, scale=(1.0, 1.0), colour=0.0, fill=(201, 202, 203), ignore_index=-1)(
+    result = TrainingTransform(crop, scale=(1.0, 1.0), colour=0.0, fill=(201.0, 202.0, 203.0), ignore_index=-1)(
         encoded(*size)
     )
     assert tuple(result.target.shape) == crop
@@ -40,7 +40,8 @@ def test_without_scaling_image_and_target_move_together(
 @settings(deadline=None, max_examples=60)
 def test_with_scaling_the_target_follows_the_image(size: tuple[int, int], crop: tuple[int, int], seed: int) -> None:
     torch.manual_seed(seed)
-    result = TrainingTransform(crop, scale=(0.5, 2.0), colour=0.0, fill=(0, 0, 0), ignore_index=-1)(encoded(*size))
+    transform = TrainingTransform(crop, scale=(0.5, 2.0), colour=0.0, fill=(0.0, 0.0, 0.0), ignore_index=-1)
+    result = transform(encoded(*size))
     assert tuple(result.target.shape) == crop and result.image.shape[1:] == crop
     inside = result.target >= 0
     rows, columns = result.target // 100, result.target % 100
@@ -145,9 +146,22 @@ def test_contrast_and_saturation_change_too() -> None:
     assert len(ratios) > 10
 
 
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32])
+def test_the_number_of_threads_changes_no_colour(kind: torch.dtype) -> None:
+    """As many threads as there are sum a large image in parts; a process that reads images has one."""
+    image, threads = (torch.rand(3, 391, 387) * 255).to(kind), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = recoloured(image, 0.9, 0.8, 1.2)
+        torch.set_num_threads(3)
+        assert torch.equal(recoloured(image, 0.9, 0.8, 1.2), alone)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_padding_is_never_recoloured() -> None:
     torch.manual_seed(0)
-    result = TrainingTransform((20, 20), (1.0, 1.0), fill=(10, 20, 30))(encoded(5, 5))
+    result = TrainingTransform((20, 20), (1.0, 1.0), fill=(10.0, 20.0, 30.0))(encoded(5, 5))
     assert result.image[:, 19, 19].tolist() == [10, 20, 30]
 
 

@@ -34,8 +34,8 @@ MAY_IMPORT = {
     },
 }
 TRAINING = (
-    {"config", "checkpoint", "interrupt", "kernels", "events"},
-    {"feed", "runtime"},
+    {"config", "checkpoint", "interrupt", "kernels"},
+    {"feed", "runtime", "events"},
     {"optim", "step", "network", "runlog"},
     {"state"},
     {"progress"},

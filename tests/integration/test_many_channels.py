@@ -13,6 +13,7 @@ from fullconv.data.labels import LabelSet
 from fullconv.errors import DataError, UsageError
 from fullconv.files import Bands
 from fullconv.training.config import load_config
+from fullconv.training.feed import build_feed
 from fullconv.training.network import build_model
 from reference.tiff_pack import write_geotiff
 
@@ -47,6 +48,22 @@ def test_a_band_beyond_the_colours_is_used(rasters, tmp_path, patches, epochs):
     predicted = load(tmp_path / "run").predict(rasters / "images" / "a.tif").labels
     truth = np.array(Image.open(rasters / "masks" / "a.tif"))
     assert (predicted == truth).mean() > 0.9
+
+
+@pytest.mark.parametrize("crop", [(64, 64), "none"])
+def test_what_lies_outside_an_image_is_what_is_usual_in_it(rasters, crop):
+    """In each channel, as normalised: of bands, no colour is."""
+    for stem in "bdf":
+        write_geotiff(rasters / "images" / f"{stem}.tif", np.full((H, W + 8, 4), 1000, np.uint16))
+        write_geotiff(rasters / "masks" / f"{stem}.tif", np.zeros((H, W + 8, 1), np.uint8))
+    source = open_dataset(rasters)
+    settings = {**TINY, "data.crop": crop, "data.scale": [1, 1], "data.colour": 0, "data.batch_size": 4}
+    feed = build_feed(source, load_config("modern", settings))
+    outside = torch.tensor(source.channel_moments("train")[0])[:, None, None]
+    (batch,) = next(iter(feed.steps(1)))
+    padded = batch.targets[:, None].expand_as(batch.images) == 255
+    assert padded.any()
+    torch.testing.assert_close(batch.images[padded], outside.expand_as(batch.images)[padded])
 
 
 ASKED = "the model was trained on bands: [4, 1, 2] and range: [0, 10000]; say bands: [4, 1, 2] and range: [0, 10000] in"

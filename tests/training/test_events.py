@@ -57,6 +57,19 @@ def test_without_the_package_nothing_is_trained(shapes, tmp_path, monkeypatch):
     assert not (tmp_path / "run" / "last").exists()
 
 
+def test_a_disk_that_is_full_is_named(shapes, tmp_path, monkeypatch):
+    events = Events(tmp_path, 1)
+
+    def full(*arguments):
+        raise OSError(122, "Disk quota exceeded")
+
+    monkeypatch.setattr(events._writer, "flush", full)
+    message = r"tensorboard: cannot be written: Disk quota exceeded; make room, and go on with fullconv train --resume"
+    with pytest.raises(UsageError, match=message):
+        events.epoch({"epoch": 1, "loss": 3.0}, 0.1, fcn8s("small", 2, context="none"), open_dataset(shapes))
+    events.close()
+
+
 def test_what_a_killed_process_wrote_too_much_is_taken_back(shapes, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator", reason="needs an extra")
     model, source = fcn8s("small", 2, context="none"), open_dataset(shapes)

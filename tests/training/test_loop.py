@@ -437,6 +437,16 @@ def at_step(number):
     return state
 
 
+def test_a_task_of_one_class_is_refused(shapes, tmp_path):
+    """Its softmax is 1 everywhere: nothing is learned, and every score is perfect."""
+    write_shapes(tmp_path / "data", count=6, sizes=(48, 64))
+    names = "{0: void, 1: void, 2: disc, 3: void}"
+    (tmp_path / "data" / "dataset.yaml").write_text(f"classes: {names}")
+    with pytest.raises(DataError, match=r"dataset\.yaml: the task semantic has the one class 'disc', so there"):
+        run(tmp_path / "data", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_one_class_everywhere_is_said_where_it_is_seen(shapes, tmp_path):
     """Not after epochs that were not scored."""
     settings = {"model.trunk": "small", "data.crop": 32, "optim.rate": 1e-30, "evaluations": 4}

@@ -72,6 +72,25 @@ def test_a_bar_on_a_terminal(monkeypatch):
     )
 
 
+def test_where_nobody_can_read_it_the_run_goes_on(monkeypatch):
+    """Its terminal was closed, or the disk of its output is full."""
+
+    class Gone(Terminal):
+        def write(self, text):
+            raise BrokenPipeError(32, "Broken pipe")
+
+        def flush(self):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    module.say("a line", quiet=False)
+    progress = TrainingProgress(run := Run())
+    with progress.running():
+        run.take_step()
+        progress.step(images=8, memory=0)
+        progress.say("a line")
+
+
 def test_quiet_says_nothing(clock, monkeypatch):
     monkeypatch.setattr(sys, "stderr", stream := Terminal())
     progress = TrainingProgress(run := Run(), quiet=True)
@@ -118,6 +137,9 @@ def test_scores_without_gradient():
     model.zero_grad()
     torch.nn.functional.cross_entropy(model(image), target).backward()
     assert "the scores of semantic get no gradient" in dead_scores(model)[0], "though their biases do"
+    model.zero_grad()
+    torch.nn.functional.cross_entropy(model(image), target - 101, ignore_index=-100, reduction="sum").backward()
+    assert dead_scores(model) == [], "no pixel is labelled"
 
 
 def test_rates_in_both_units():

@@ -20,6 +20,7 @@ from fullconv.data import Batch, open_dataset, write_shapes
 from fullconv.errors import UsageError
 from fullconv.evaluation import evaluate
 from fullconv.models import FCN
+from fullconv.training import runtime
 from fullconv.training.config import load_config
 from fullconv.training.feed import EpochSampler, StepBatches
 from fullconv.training.runtime import Runtime
@@ -59,7 +60,7 @@ def train_on_two_ranks(words, output, code=0, meanwhile=None, restarts=0):
     Args:
         words: Of the command.
         output: File for what they say.
-        code: With which they must end.
+        code: With which they must end; or each of them.
         meanwhile: Called with the two processes.
         restarts: How often torchrun would have started them again; or each of them.
     """
@@ -82,9 +83,9 @@ def train_on_two_ranks(words, output, code=0, meanwhile=None, restarts=0):
     try:
         if meanwhile:
             meanwhile(ranks)
-        for rank in ranks:
+        for rank, end in zip(ranks, code if isinstance(code, tuple) else (code, code), strict=True):
             rank.join(150)
-            assert rank.exitcode == code, output.read_text()
+            assert rank.exitcode == end, output.read_text()
     finally:
         for rank in ranks:
             rank.kill()
@@ -102,6 +103,18 @@ def kill_two_ranks(words, run, output):
             rank.kill()
 
     train_on_two_ranks(words, output, code=-signal.SIGKILL, meanwhile=kill)
+
+
+def test_who_waits_for_a_rank_that_has_ended_is_not_to_blame(shapes, tmp_path):
+    def kill(ranks):
+        while not list((tmp_path / "run").glob("checkpoints/0*.ckpt")):
+            assert all(rank.is_alive() for rank in ranks)
+            time.sleep(0.01)
+        ranks[1].kill()
+
+    words = command(shapes, tmp_path / "run", SETTINGS | {"epochs": 100, "checkpoint_minutes": 0})
+    output = train_on_two_ranks(words, tmp_path / "output.txt", code=(1, -signal.SIGKILL), meanwhile=kill)
+    assert "fullconv: another rank has ended: its own line says why" in output and "internal error" not in output
 
 
 @pytest.fixture
@@ -257,8 +270,7 @@ def test_each_of_two_ranks_holds_half(tmp_path):
 
 def write_share(rank, port, path):
     """Take a step as one of two ranks that share a network's weights; write how many numbers this one holds."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    join_group(rank, port)
     config = load_config("modern", {"optim.sharded": True, "optim.batch_norm": "frozen"})
     model, runtime = fcn8s("small", 4, context="none"), Runtime(device="cpu")
     runtime.prepare(model)
@@ -272,6 +284,38 @@ def write_share(rank, port, path):
     kept = [value for numbers in state.optimiser.state.values() for value in numbers.values()]
     share = {"weights": held(model.parameters()), "all": sum(p.numel() for p in model.parameters())}
     path.write_text(json.dumps(share | {"optimiser": held(kept)}))
+
+
+@pytest.mark.slow
+def test_ranks_whose_weights_lie_otherwise_have_the_same(tmp_path):
+    """As on two machines, of which one has more instructions."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = [WARM.Process(target=write_weights, args=(rank, port, tmp_path / f"{rank}.pt")) for rank in (0, 1)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(150)
+        rank.kill()
+    one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    for name, weight in one.items():
+        assert torch.equal(weight, two[name]), name
+
+
+def write_weights(rank, port, path):
+    """Write what one of two ranks has of another's weights, after they were drawn differently."""
+    join_group(rank, port)
+    runtime.fastest_layout = lambda *_: (torch.contiguous_format, torch.channels_last)[rank]
+    torch.manual_seed(rank)
+    model = fcn8s("small", 4, context="none")
+    Runtime(device="cpu").prepare(model)
+    torch.save(model.state_dict(), path)
+
+
+def join_group(rank, port):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """A run that was killed ends as one that was not: same weights, same metrics."""
 
 import hashlib
+import json
 import os
 import random
 import shutil
@@ -25,7 +26,7 @@ from fullconv.errors import DataError, ModelError, UsageError
 from fullconv.files import atomic
 from fullconv.inference import Predictor
 from fullconv.models import FCN
-from fullconv.training import budget, loop, run, runtime, state
+from fullconv.training import budget, loop, run, runlog, runtime, state
 from fullconv.training import step as training_step
 from fullconv.training.checkpoint import Checkpoints
 from fullconv.training.config import load_config
@@ -33,7 +34,7 @@ from fullconv.training.interrupt import Interrupted
 from fullconv.training.network import build_model
 from fullconv.training.runlog import RunLog
 from fullconv.training.runtime import Runtime
-from fullconv.training.state import TrainState
+from fullconv.training.state import TrainState, image_names
 
 TINY = {
     "model.trunk": "small",
@@ -70,8 +71,6 @@ def stopped(monkeypatch, name, *arguments, **options):
 
 def digests(run):
     """SHA-256 of the weights, and the metrics without times."""
-    import json
-
     files = {
         name: hashlib.sha256((run / name / "model.safetensors").read_bytes()).hexdigest() for name in ("best", "last")
     }
@@ -464,7 +463,7 @@ def test_momenta_go_to_the_weights_that_they_are_of(shapes, tmp_path, monkeypatc
     source = open_dataset(shapes)
     config = load_config(str(run / "config.yaml"), {"optim.layer_decay": 0.9})
     model = build_model(source, config).to(memory_format=layout)
-    state = TrainState(model, config, *reversed(kept.facts["steps"]), Runtime())
+    state = TrainState(model, config, *reversed(kept.facts["steps"]), Runtime(), image_names(source))
     state.restore(kept)
     names = [name for name, _ in state.model.named_parameters()]
     order = [id(p) for group in state.optimiser.param_groups for p in group["params"]]
@@ -475,6 +474,20 @@ def test_momenta_go_to_the_weights_that_they_are_of(shapes, tmp_path, monkeypatc
         )
         assert state.optimiser.state[parameter]["exp_avg"].stride() == parameter.stride()
     assert len(names) > 10
+
+
+@pytest.mark.parametrize("lockstep", [False, True])
+def test_ranks_that_wait_for_each_other_part_batches_alike(shapes, tmp_path, monkeypatch, lockstep):
+    """Where the memory of one did not suffice before they did so."""
+    run = tmp_path / "run"
+    stopped(monkeypatch, "validate", shapes, run, settings=TINY, epochs=EPOCHS)
+    kept, source = RunLog(run).checkpoints.latest(), open_dataset(shapes)
+    kept.facts["pieces"] = [1, 2]
+    config, first = load_config(str(run / "config.yaml")), Runtime()
+    state = TrainState(build_model(source, config), config, *reversed(kept.facts["steps"]), first, image_names(source))
+    first.ranks, first.lockstep = 2, lockstep
+    state.restore(kept)
+    assert first.pieces == (2 if lockstep else 1)
 
 
 @pytest.mark.parametrize("layouts", [("contiguous_format", "channels_last"), ("channels_last", "contiguous_format")])
@@ -695,6 +708,80 @@ def test_resumed_where_the_data_set_was_moved(shapes, tmp_path, monkeypatch, uni
         train(resume=tmp_path / "run", quiet=True)
     train(tmp_path / "moved", resume=tmp_path / "run", quiet=True)
     assert digests(tmp_path / "run") == uninterrupted
+
+
+def test_where_it_goes_on_is_remembered(shapes, tmp_path, monkeypatch):
+    """Where its data set was moved to, and in what environment: nothing is said of one that is the same."""
+    run = tmp_path / "run"
+    shutil.copytree(shapes, tmp_path / "data")
+    stopped(monkeypatch, "validate", tmp_path / "data", run, settings=TINY, epochs=EPOCHS)
+    begun = json.loads((run / "env.json").read_text())
+    (tmp_path / "data").rename(tmp_path / "moved")
+    monkeypatch.setattr(runlog, "__version__", "0.0.7")
+    stopped(monkeypatch, "end_epoch", tmp_path / "moved", resume=run)
+    kept = json.loads((run / "env.json").read_text())
+    assert kept["data"] == str(tmp_path / "moved")
+    (more,) = kept["resumed"]
+    assert {name for name in more if more[name] != begun[name]} == {"fullconv"}
+    assert {"torch", "timm", "instructions", "ranks", "threads"} <= begun.keys()
+    monkeypatch.setattr(runlog, "__version__", "0.0.8")
+    assert RunLog(run).go_on() == ["goes on with fullconv 0.0.8, not 0.0.7"]
+    assert RunLog(run).go_on() == []
+    train(resume=run, quiet=True)
+
+
+def test_other_images_than_it_was_begun_on(shapes, tmp_path, monkeypatch):
+    """As many of other names are refused, as those of another fold; of others to score the best begins anew."""
+    run, source = tmp_path / "run", open_dataset(shapes)
+    first, *others = source.splits["train"]
+    stopped(monkeypatch, "end_epoch", source, run, settings=TINY | {"evaluations": 3}, epochs=EPOCHS)
+    exchanged = replace(source, splits={**source.splits, "train": (*others, replace(first, stem="other"))})
+    with pytest.raises(ModelError, match="of a run on other images to train on; resume it on its own data set"):
+        train(exchanged, resume=run, quiet=True)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(RunLog, "rewrite", after(2, RunLog.rewrite))
+        train(source, resume=run, quiet=True)
+    assert RunLog(run).checkpoints.latest().tensors["best"].any()
+    real, seen = loop.score, []
+
+    def scoring(session, *rest):
+        seen.append(session.state.best)
+        return real(session, *rest)
+
+    monkeypatch.setattr(loop, "score", scoring)
+    fewer = replace(source, splits={**source.splits, "val": source.splits["val"][1:]})
+    with pytest.warns(UserWarning, match="the val split has changed since"):
+        train(fewer, resume=run, quiet=True)
+    assert seen[0] is None
+
+
+def after(times, real):
+    """Return a function that is called as ``real`` is, after which SIGTERM comes at the last of so many times."""
+    calls = []
+
+    def calling(*arguments):
+        calls.append(real(*arguments))
+        if len(calls) == times:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return calling
+
+
+@pytest.mark.parametrize("name", ["write_checkpoint", "save", "rewrite"])
+def test_a_run_that_was_moved_while_it_trained_is_not_made_anew(shapes, tmp_path, monkeypatch, uninterrupted, name):
+    run, moved, real = tmp_path / "run", tmp_path / "moved", getattr(RunLog, name)
+
+    def moving(log, *arguments):
+        if (run / "log.jsonl").exists() and (run / "checkpoints").is_dir() and not moved.exists():
+            run.rename(moved)
+        real(log, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(UsageError, match="run: was moved or removed while it trained"):
+        patch.setattr(RunLog, name, moving)
+        train(shapes, run, settings=TINY | {"checkpoint_minutes": 0}, epochs=EPOCHS, quiet=True)
+    assert not run.exists()
+    train(resume=moved, quiet=True)
+    assert digests(moved) == uninterrupted
 
 
 def test_what_is_no_longer_scored_has_no_best_of_before(shapes, tmp_path, monkeypatch):

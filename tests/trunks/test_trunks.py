@@ -1,3 +1,4 @@
+import warnings
 from fractions import Fraction
 from urllib.error import URLError
 
@@ -87,6 +88,17 @@ def test_weights_of_the_classifier_are_carried_over(tmp_path):
         fc6 = next(layer for layer in built.context if isinstance(layer, torch.nn.Conv2d))
         assert torch.equal(fc6.weight.flatten(1), classifier.classifier[1].weight)
         assert torch.equal(built.body["conv1"][0].weight, classifier.features[0].weight)
+
+
+@pytest.mark.parametrize(("context", "said"), [("fc", 1), (None, 1), ("none", 0)])
+def test_a_file_without_fc6_and_fc7_is_said(tmp_path, context, said):
+    weights = {f"features.{name}": value for name, value in torchvision.models.alexnet().features.state_dict().items()}
+    save_file(weights, tmp_path / "features.safetensors")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trunk("alexnet", weights=tmp_path / "features.safetensors", context=context)
+    lines = [str(one.message) for one in caught]
+    assert lines == [f"{tmp_path}/features.safetensors: holds no fc6 and fc7, which start from random weights"] * said
 
 
 def test_a_pickled_object_is_not_loaded(tmp_path):

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ..errors import DataError
 
-FILL = (124, 116, 104)
+FILL = (124.0, 116.0, 104.0)
 """Red, green, blue of pixels outside the image: ImageNet's mean, which a network normalises to about zero."""
 
 
-def filling(channels: int, fill: tuple[int, int, int] = FILL) -> Float[Tensor, "c 1 1"]:
+def filling(channels: int, fill: tuple[float, ...] = FILL) -> Float[Tensor, "c 1 1"]:
     """Return the channels of a pixel outside the image: ``fill``, and 0 (no data) in any further channel.
 
     >>> filling(4).flatten().tolist()
@@ -87,13 +87,13 @@ class Batch:
         ]
 
 
-def collate(samples: Sequence[Sample], ignore_index: int, fill: tuple[int, int, int] = FILL) -> Batch:
+def collate(samples: Sequence[Sample], ignore_index: int, fill: tuple[float, ...] = FILL) -> Batch:
     """Stack samples; smaller ones are padded at the bottom and right up to the largest height and width.
 
     Args:
         samples: One or more.
         ignore_index: Target of padded pixels.
-        fill: Red, green, blue (0–255) of padded pixels; further channels are 0.
+        fill: The channels (0–255) of padded pixels; further ones are 0.
 
     Raises:
         DataError: Images have different numbers of channels.

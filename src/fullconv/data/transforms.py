@@ -26,8 +26,8 @@ class TrainingTransform:
         flip: Probability of mirroring left to right, 0–1.
         colour: Brightness, contrast and saturation of the first three channels (of fewer: of the first) change by
             factors in 1 ± ``colour``; 0–1.
-        fill: Red, green, blue (0–255) where the scaled image is smaller than the crop, at the bottom and right;
-            further channels are 0 there.
+        fill: The channels (0–255) where the scaled image is smaller than the crop, at the bottom and right; further
+            ones are 0 there.
         ignore_index: Target there.
         keep: Probability with which each cell of the result is kept in the loss, 0–1; others get ``ignore_index``.
         cell: Side of a cell in pixels.
@@ -42,7 +42,7 @@ class TrainingTransform:
     scale: tuple[float, float] = (0.5, 2.0)
     flip: float = 0.5
     colour: float = 0.3
-    fill: tuple[int, int, int] = FILL
+    fill: tuple[float, ...] = FILL
     ignore_index: int = 255
     keep: float = 1.0
     cell: int = 32
@@ -132,7 +132,7 @@ def recoloured(image: Pixels, brightness: float, contrast: float, saturation: fl
         grey = 0.2989 * pixels[0] + 0.587 * pixels[1] + 0.114 * pixels[2]
     else:
         grey, saturation = pixels[0], 1.0
-    mean = grey.mean()
+    mean = grey.mean(dtype=torch.float64).float()  # In float32 its last bit would depend on the number of threads.
     rounding = 0.0 if image.is_floating_point() else 0.5
     grey = grey * (contrast * brightness * (1 - saturation)) + ((1 - contrast) * brightness * mean + rounding)
     return (pixels * (contrast * brightness * saturation)).add_(grey).clamp_(0, 255).to(image.dtype)

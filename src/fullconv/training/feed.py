@@ -13,7 +13,9 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from ..data import Augmented, Batch, CachedDataset, DataSource, EpochSampler, Patches, TrainingTransform, collate
+from ..data.sample import FILL
 from ..errors import FullconvError, UsageError
+from ..files import ImageFile
 from .config import TrainConfig, changed
 from .interrupt import deaf_to_signals
 
@@ -154,11 +156,14 @@ def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: in
     samples = source.dataset("train")
     enlarged = input_scale(source, config)
     crop = derived_crop(median_side(source), enlarged) if data.crop == "auto" else _pair(data.crop)
+    colours = isinstance(samples.records[0].image, ImageFile)
+    fill = FILL if colours else source.channel_moments("train")[0]  # About zero, once normalised.
     transform = TrainingTransform(
         crop,
         scale=(data.scale[0] * enlarged, data.scale[1] * enlarged),
         flip=data.flip,
         colour=data.colour,
+        fill=fill,
         ignore_index=source.labels.ignore_index,
         keep=data.keep,
         cell=config.model.finest_stride,
@@ -180,7 +185,7 @@ def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: in
         # As it always was there: the server that Python 3.14 starts them from ends at a signal, and they with it.
         multiprocessing_context="fork" if data.workers and sys.platform == "linux" else None,
         worker_init_fn=partial(deaf_to_signals, os.getpid()),
-        collate_fn=partial(collate, ignore_index=source.labels.ignore_index),
+        collate_fn=partial(collate, ignore_index=source.labels.ignore_index, fill=fill),
         # Of its own: starting to iterate draws from it, and a resumed run starts more often.
         generator=torch.Generator(),
     )

@@ -34,7 +34,7 @@ from .progress import (
 )
 from .runlog import CONFIG, TRANSPLANT, RunLog, TrainResult
 from .runtime import Runtime
-from .state import EPOCH_END_MINUTES, Clock, Session, TrainState, check_weights, mean_loss
+from .state import EPOCH_END_MINUTES, Clock, Session, TrainState, check_weights, image_names, mean_loss
 from .step import Objective, train_step
 
 
@@ -53,7 +53,7 @@ def fit(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = F
     runtime.prepare(model, config.optim.batch_norm)
     feed = build_feed(source, config, runtime.rank, runtime.ranks)
     objective = Objective.of(source, config, runtime)
-    state = TrainState(model, config, feed.steps_an_epoch, feed.total_steps, runtime)
+    state = TrainState(model, config, feed.steps_an_epoch, feed.total_steps, runtime, image_names(source))
     clock.past = state.go_on_from(log.checkpoints)
     if not feed.evaluations:
         state.best = None  # It was scored before evaluations became 0.
@@ -61,6 +61,7 @@ def fit(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = F
     log.rewrite(state.records)
     events = Events(log.folder, len(state.records) + 1) if config.tensorboard and log.writes else None
     progress = TrainingProgress(state, quiet=quiet)
+    progress.say(*log.go_on())
     progress.say(*describe(model, source, feed, config, runtime, begun=state.step > 0))
     progress.say(*trained_and_scored(source))
     for task, part in source.tasks.items():

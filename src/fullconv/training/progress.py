@@ -4,8 +4,8 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import IO, Any, cast
 
 from jaxtyping import Int64
 from rich.console import Console
@@ -203,10 +203,28 @@ def _console(quiet: bool) -> Console:
         terminal = None if sys.stderr.isatty() else False  # Of a terminal, rich knows more.
     except (AttributeError, ValueError):  # It is none, closed, or a stream of somebody's own.
         terminal = False
-    silent = quiet or not is_first()
+    silent, stream = quiet or not is_first(), cast(IO[str], _Lines(sys.stderr))
     return Console(
-        file=sys.stderr, quiet=silent, highlight=False, soft_wrap=True, force_terminal=terminal, force_jupyter=False
+        file=stream, quiet=silent, highlight=False, soft_wrap=True, force_terminal=terminal, force_jupyter=False
     )
+
+
+class _Lines:
+    """A stream that a run goes on without where it cannot be written, its terminal closed or its disk full."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class TrainingProgress:

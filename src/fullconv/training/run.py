@@ -9,7 +9,7 @@ import torch
 
 from ..data import DataSource, open_dataset
 from ..doctor import refuse_bad
-from ..errors import UsageError
+from ..errors import DataError, UsageError
 from ..inference import model_folder
 from ..models.folder import read_config
 from .budget import as_chosen, fitted
@@ -19,7 +19,7 @@ from .feed import naming_dead_workers, resolved
 from .loop import fit
 from .progress import say
 from .runlog import RunLog, TrainResult, is_run, with_absolute_paths
-from .runtime import Runtime, is_restarted
+from .runtime import Runtime, is_restarted, naming_lost_ranks
 from .stages import check_networks, fit_stages, stage_configs
 
 MANY = 2000
@@ -67,12 +67,10 @@ def train(
     if resume is not None:
         if out is not None or recipe != "modern" or settings or any(value is not None for value in named.values()):
             raise UsageError(
-                "--resume RUN knows its settings: give it alone, or with DATA where the data set has moved"
+                "--resume RUN knows its settings: give it alone, or with DATA where the data set has moved; what may "
+                "change in a begun run, such as data.workers, is edited in its config.yaml"
             )
-        log = RunLog(resume) if is_restarted() and is_run(resume) else RunLog.resumed(resume)
-        source = open_checked(data if data is not None else log.data(), quiet=quiet)
-        with log.held():
-            return _run(source, log.config(), log, began, quiet)
+        return _resumed(data, resume, began, quiet)
     if data is None or out is None:
         raise UsageError(
             "give a data set and a folder for the run (DATA --out RUN), or a run to go on with (--resume RUN)"
@@ -90,6 +88,15 @@ def train(
     with log.held():
         log.start(remembered, None if isinstance(data, DataSource) else data)
         return _run(source, config, log, began, quiet)
+
+
+def _resumed(data: str | Path | DataSource | None, run: str | Path, began: float, quiet: bool) -> TrainResult:
+    log = RunLog(run) if is_restarted() and is_run(run) else RunLog.resumed(run)
+    source = open_checked(data if data is not None else log.data(), quiet=quiet)
+    if data is not None and not isinstance(data, DataSource):
+        log.moved_to = Path(data).resolve()
+    with log.held():
+        return _run(source, log.config(), log, began, quiet)
 
 
 def _run_again(
@@ -164,9 +171,15 @@ def open_checked(data: str | Path | DataSource, *, quiet: bool = False) -> DataS
     """Return a data set whose masks and images have passed the cheap checks.
 
     Raises:
-        DataError: They have not.
+        DataError: They have not, or there is nothing to tell apart.
     """
     source = data if isinstance(data, DataSource) else open_dataset(data)
+    for task, part in source.tasks.items():
+        if part.labels.num_classes == 1:
+            raise DataError(
+                f"{part.table.where}: the task {task} has the one class {part.labels.names[0]!r}, so there is nothing "
+                f"to tell apart; name what else there is, such as background"
+            )
     splits = ["train", *(["val"] if "val" in source.splits else [])]
     if (masks := sum(len(source.records(split)) for split in splits)) >= MANY:
         say(f"looking at {masks} masks", quiet=quiet)
@@ -177,7 +190,7 @@ def open_checked(data: str | Path | DataSource, *, quiet: bool = False) -> DataS
 def _run(source: DataSource, config: TrainConfig, log: RunLog, began: float, quiet: bool) -> TrainResult:
     if result := log.result(source.labels.names):
         return result
-    with naming_dead_workers():
+    with naming_dead_workers(), naming_lost_ranks():
         if config.minutes is not None:
             config = fitted(source, config, config.minutes, log.folder, began=began, quiet=quiet)
             log.remember(_remembered(source, config))

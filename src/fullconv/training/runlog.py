@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from ..models import FCN
 from ..trunks import DOWNLOAD
 from .checkpoint import GO_ON, Checkpoint, Checkpoints
 from .config import FILES, TrainConfig, changed, load_config
-from .runtime import is_first
+from .runtime import Runtime, is_first
 
 CONFIG, SUMMARY, ENVIRONMENT, TRANSPLANT = "config.yaml", "summary.json", "env.json", "transplant.json"
 
@@ -65,12 +67,15 @@ class RunLog:
         folder: See above.
         run: What ``--resume`` takes: the run.
         writes: Whether this process writes there; of several that train together only one does.
+        moved_to: Where the data set is now, if the run is to remember another place than before.
     """
 
     def __init__(self, folder: str | Path, run: Path | None = None) -> None:
         self.folder = Path(folder)
         self.run = run or self.folder
         self.writes = is_first()
+        self.moved_to: Path | None = None
+        self._is_held = False
 
     @classmethod
     def new(cls, folder: str | Path) -> "RunLog":
@@ -124,6 +129,7 @@ class RunLog:
         What a process left there that was killed before it had begun is removed.
         """
         log = RunLog(folder, self.run)
+        log.moved_to, log._is_held = self.moved_to, self._is_held
         if self.writes and not (folder / CONFIG).is_file():
             shutil.rmtree(folder, ignore_errors=True)
             data = None
@@ -180,6 +186,18 @@ class RunLog:
                 f"{path}: does not say on what data the run was started ({error}); {resuming(self.folder, 'DATA ')}"
             ) from error
 
+    def _check_there(self) -> None:
+        """See that the run that is held is where it was: to write on would make half of one anew.
+
+        Raises:
+            UsageError: It is not.
+        """
+        if self._is_held and not is_run(self.run):
+            raise UsageError(
+                f"{self.run}: was moved or removed while it trained; go on with it where it is now, by "
+                f"fullconv train --resume"
+            )
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep other processes from writing into the run; what killed ones left half-written is removed.
@@ -196,6 +214,7 @@ class RunLog:
         run = above if self.folder.name.startswith("stage-") and is_run(above) else self.folder
         with locked(run, "another process trains in it"):
             remove_half_written(self.folder)
+            self._is_held = True
             yield
 
     def start(self, config: TrainConfig, data: str | Path | None = None) -> None:
@@ -208,8 +227,35 @@ class RunLog:
         text = yaml.safe_dump(with_absolute_paths(config).model_dump(mode="json"), sort_keys=False)
         self._write(CONFIG, text)
 
+    def go_on(self) -> list[str]:
+        """Remember what is other than when the run was begun, or last gone on with, and return lines that say so.
+
+        That is its environment, and where its data set is.
+        """
+        if self.run != self.folder:
+            whole = RunLog(self.run)
+            whole.moved_to = self.moved_to
+            whole.go_on()
+        record, now = self._environment(), environment()
+        before = [record, *record.get("resumed", [])][-1]
+        changed = [name for name, value in now.items() if name != "command" and before.get(name) != value]
+        if changed:
+            record["resumed"] = [*record.get("resumed", []), now]
+        if self.moved_to is not None:
+            record["data"] = str(self.moved_to)
+        if changed or self.moved_to is not None:
+            self.write_json(ENVIRONMENT, record, GO_ON)
+        return [f"goes on with {name} {now[name]}, not {before[name]}" for name in changed if name in before]
+
+    def _environment(self) -> dict[str, Any]:
+        with suppress(DataError, ValueError):  # Damaged: nothing is known of before.
+            record = json.loads(read_text(self.folder / ENVIRONMENT))
+            return record if isinstance(record, dict) else {}
+        return {}
+
     def rewrite(self, records: Sequence[dict[str, Any]]) -> None:
         """Let ``log.jsonl``, and ``metrics.csv`` as a table, hold these epochs and no others."""
+        self._check_there()
         lines = "".join(json.dumps(record) + "\n" for record in records)
         self._write("log.jsonl", lines, GO_ON)
         table = io.StringIO(newline="")
@@ -223,6 +269,7 @@ class RunLog:
 
     def save(self, model: FCN, name: str) -> None:
         """Save the network as ``best`` (by validation score; the last where nothing is scored) or ``last``."""
+        self._check_there()
         if self.writes:
             model.save_pretrained(self.folder / name, remedy=GO_ON)
 
@@ -232,6 +279,7 @@ class RunLog:
         Raises:
             UsageError: It cannot be written; those before are as they were.
         """
+        self._check_there()
         if self.writes:
             self.checkpoints.write(checkpoint)
 
@@ -305,7 +353,10 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "platform": platform.platform(),
+        "timm": metadata.version("timm") if find_spec("timm") else None,
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "ranks": Runtime().ranks,
         "command": sys.argv,
     }

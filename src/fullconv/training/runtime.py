@@ -7,8 +7,8 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -98,7 +98,9 @@ class Runtime:
         """Give every rank the first one's weights and running statistics."""
         if self.ranks > 1:
             for tensor in model.state_dict().values():
-                dist.broadcast(tensor, 0)
+                plain = tensor.contiguous()  # What is sent is memory, which may lie otherwise on another machine.
+                dist.broadcast(plain, 0)
+                tensor.copy_(plain)
 
     def add_gradients(self, model: nn.Module) -> None:
         """Replace every gradient by its sum over the ranks."""
@@ -219,6 +221,21 @@ def shared(tensor: Tensor, like: Tensor) -> Tensor:
 
     mesh, placements = like.device_mesh, like.placements  # type: ignore[attr-defined]
     return distribute_tensor(tensor.to(like.device), mesh, placements, src_data_rank=None)
+
+
+@contextmanager
+def naming_lost_ranks() -> Iterator[None]:
+    """Say of a rank that waits in the block for another one, which has ended, that it is not to blame.
+
+    Raises:
+        FullconvError: Another one has.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise FullconvError("another rank has ended: its own line says why") from error
 
 
 def is_first() -> bool:

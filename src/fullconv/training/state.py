@@ -1,14 +1,17 @@
 """The state of a run between two steps: what a checkpoint keeps, and when it is kept."""
 
+import hashlib
 import math
 import time
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..data import DataSource
 from ..errors import ModelError, NotFinite
 from ..models import FCN
 from .checkpoint import Checkpoint, Checkpoints
@@ -31,6 +34,7 @@ class TrainState:
         steps_an_epoch: Steps of an epoch.
         steps: Steps of the whole run; its last epoch may be a part of one.
         runtime: Where it trains.
+        images: What :func:`image_names` says of the data set.
 
     Attributes:
         step: Steps taken so far.
@@ -40,9 +44,18 @@ class TrainState:
         kept: What was ``reached`` at the last checkpoint; None before the first.
     """
 
-    def __init__(self, model: FCN, config: TrainConfig, steps_an_epoch: int, steps: int, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        model: FCN,
+        config: TrainConfig,
+        steps_an_epoch: int,
+        steps: int,
+        runtime: Runtime,
+        images: Mapping[str, str] | None = None,
+    ) -> None:
         self.model = model
         self._runtime = runtime
+        self._images = dict(images or {})
         self.steps_an_epoch, self.steps = steps_an_epoch, steps
         sharded = config.optim.sharded and runtime.ranks > 1
         self.average = WeightAverage(model, config.optim.average, apart=sharded)
@@ -128,6 +141,7 @@ class TrainState:
             "optimiser": type(self.optimiser).__name__,
             "trained": self._trained,
             "classes": self._classes,
+            "images": self._images,
             "steps": [self.steps, self.steps_an_epoch],
             "pieces": self._runtime.of_each(self._runtime.pieces),
         }
@@ -159,6 +173,8 @@ class TrainState:
         others = {*facts["trained"]} ^ {*self._trained}
         if facts["classes"] != self._classes:
             seen = "on other classes; resume it on its own data set"
+        elif facts["images"].get("train") != self._images.get("train"):
+            seen = "on other images to train on; resume it on its own data set, as it was"
         elif theirs != ours:
             seen = f"with {theirs}, not {ours}; put optim.optimiser back"
         elif others:
@@ -176,7 +192,8 @@ class TrainState:
         """Take on the state of a checkpoint of the same run.
 
         Raises:
-            ModelError: It is of another run: other weights, or others trained, classes, optimiser, or number of steps.
+            ModelError: It is of another run: other weights, or others trained, classes, images, optimiser, or number of
+                steps.
         """
         self._check_same_run(checkpoint.facts)
         groups = _grouped(checkpoint.tensors)
@@ -193,12 +210,17 @@ class TrainState:
         self.step = self.average.steps = checkpoint.step
         self.losses, self.records = checkpoint.facts["losses"], checkpoint.facts["records"]
         self.best = checkpoint.tensors.get("best")
+        if self.best is not None and checkpoint.facts["images"].get("val") != self._images.get("val"):
+            self.best = None
+            warnings.warn("the val split has changed since: what was best on it before no longer counts", stacklevel=2)
         self._dead = checkpoint.facts["dead_scores"]
         self.kept = self.reached
-        # Batches that were too much for the memory go on in their parts; other ranks than before in the most of them.
+        # Batches that were too much for the memory go on in their parts; other ranks than before, and those that wait
+        # for each other within passes, in the most of them.
         pieces = checkpoint.facts["pieces"]
         runtime = self._runtime
-        runtime.pieces = pieces[runtime.rank] if len(pieces) == runtime.ranks else max(pieces)
+        each = len(pieces) == runtime.ranks and not runtime.lockstep
+        runtime.pieces = pieces[runtime.rank] if each else max(pieces)
         self._set_rates()
 
     def _set_rates(self) -> None:
@@ -289,6 +311,12 @@ class Session:
             self.interrupt.stop(self.log.going_on())
 
 
+def image_names(source: DataSource) -> dict[str, str]:
+    """Return a digest of the names, in their order, of the images that are trained on, and of those that are scored."""
+    stems = {split: "\n".join(record.stem for record in source.splits.get(split, ())) for split in ("train", "val")}
+    return {split: hashlib.sha256(names.encode(errors="surrogatepass")).hexdigest() for split, names in stems.items()}
+
+
 def mean_loss(losses: list[float]) -> float:
     """Return the mean, summed without rounding, so that it does not depend on where a run was resumed."""
     return math.fsum(losses) / len(losses)
@@ -318,15 +346,15 @@ def check_weights(tensors: Iterable[Tensor], runtime: Runtime) -> None:
 def dead_scores(model: FCN) -> list[str]:
     """Return a warning where the last step's gradients of all score layers of a task are zero: of their weights.
 
-    Biases learn what is frequent even where all features are zero.
+    Biases learn what is frequent even where all features are zero; where they have none, no pixel was labelled.
     """
     lines = []
     for task, head in model.heads.items():
-        weights = [p for name, p in head.named_parameters() if name.startswith("score.") and name.endswith(".weight")]
-        gradients = [weight.grad for weight in weights if weight.grad is not None]
-        if gradients and not any(bool(whole(gradient).any()) for gradient in gradients):
+        scores = {name: p.grad for name, p in head.named_parameters() if name.startswith("score.")}
+        alive = {name.rpartition(".")[2] for name, grad in scores.items() if grad is not None and whole(grad).any()}
+        if alive == {"bias"}:
             lines.append(
-                f"warning: the scores of {task} get no gradient: is everything ignored, or are all features zero, the "
+                f"warning: the scores of {task} get no gradient, though their biases do: are all features zero, the "
                 f"rate being too high?"
             )
     return lines

@@ -14,7 +14,7 @@ def build(name: str, padding: Padding, in_channels: int, weights: Weights, conte
 
     Source: Long, Shelhamer & Darrell 2015, section 4.1.
     """
-    classifier = classifier_of(name, weights)
+    classifier = classifier_of(name, weights, whole=context in (None, "fc"))
     features: nn.Sequential = widen_first_conv(classifier.features, in_channels)
     margin = margin_for(features, padding)
     repad(features, padding)

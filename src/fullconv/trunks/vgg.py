@@ -1,5 +1,6 @@
 """VGG11–19, with and without batch normalisation, from torchvision: pool1 … pool5, fc7."""
 
+import warnings
 from typing import Any
 
 import torchvision
@@ -16,7 +17,7 @@ def build(name: str, padding: Padding, in_channels: int, weights: Weights, conte
 
     Source: Long, Shelhamer & Darrell 2015, section 4.1.
     """
-    classifier = classifier_of(name, weights)
+    classifier = classifier_of(name, weights, whole=context in (None, "fc"))
     features: nn.Sequential = widen_first_conv(classifier.features, in_channels)
     margin = margin_for(features, padding)
     repad(features, padding)
@@ -30,8 +31,10 @@ def build(name: str, padding: Padding, in_channels: int, weights: Weights, conte
     return Trunk(body, head, normalisation=Normalisation().for_channels(in_channels), margin=margin)
 
 
-def classifier_of(name: str, weights: Weights, **options: Any) -> Any:
+def classifier_of(name: str, weights: Weights, *, whole: bool = False, **options: Any) -> Any:
     """Return torchvision's classifier ``name`` with fresh, downloaded (``"imagenet"``) or given weights.
+
+    A warning says where fc6 and fc7 are needed (``whole``) and the file holds none.
 
     Raises:
         ModelError: The weight file cannot be used.
@@ -39,5 +42,8 @@ def classifier_of(name: str, weights: Weights, **options: Any) -> Any:
     download = "IMAGENET1K_V1" if weights == DOWNLOAD else None
     classifier = torchvision.models.get_model(name, weights=download, **options)
     if weights is not None and weights != DOWNLOAD:
-        load_weights(classifier, weights)
+        report = load_weights(classifier, weights)
+        fc6 = next(name for name, weight in classifier.named_parameters() if weight.ndim == 2)
+        if whole and fc6 in (*report.left_new, *(name for name, *_ in report.mismatched)):
+            warnings.warn(f"{weights}: holds no fc6 and fc7, which start from random weights", stacklevel=2)
     return classifier

@@ -133,6 +133,20 @@ def test_inference_skips_what_the_description_maps(
     refuse(source)
 
 
+@pytest.mark.parametrize("ignored", [0, 1, 2])
+def test_no_class_is_learned_of_an_id_that_is_ignored(imitation: Write, ignored: int) -> None:
+    source = open_dataset(imitation(ids=(0, 1, 2), dataset_yaml=f"ignore_index: {ignored}"))
+    assert source.labels.names == tuple(f"class {number}" for number in range(3) if number != ignored)
+    target = source.read_target(source.splits["train"][0])
+    assert target[0, ignored] == source.labels.ignore_index and target[0, :3].unique().numel() == 3
+
+
+def test_classes_are_learned_of_ids_that_a_map_exchanges(imitation: Write) -> None:
+    source = open_dataset(imitation(ids=(0, 1, 2), dataset_yaml="label_map: {0: 1, 1: 0, 2: void}"))
+    assert source.labels.names == ("class 0", "class 1")
+    assert source.read_target(source.splits["train"][0])[0, :3].tolist() == [1, 0, source.labels.ignore_index]
+
+
 def test_other_files_do_not_count(imitation: Write) -> None:
     root = imitation(train_txt="a")
     (root / "images" / "Thumbs.db").write_text("x")

@@ -241,5 +241,5 @@ def _entries(contents: Contents, splits: dict[str, tuple[Record, ...]], strict: 
         return contents.entries
     ignored = () if contents.ignore_index is None else (contents.ignore_index,)
     masks = {record.mask.path: record.mask for records in splits.values() for record in records}
-    void = frozenset((*ignored, *contents.label_map))
+    void = frozenset((*ignored, *(contents.label_map.keys() - contents.label_map.values())))
     return infer_entries(list(masks.values()), contents.where, void, strict=strict)
