@@ -1,3 +1,4 @@
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -175,11 +176,23 @@ def test_void_among_the_ids_is_no_class(tmp_path: Path, ids: Sequence[int], void
     assert (target >= len(learned)).sum() == 1
 
 
-@pytest.mark.parametrize("ids", [[0, 255], [255], [0], [0, 65535], [0, 100, 200, 300]])
-def test_masks_that_tell_no_classes(tmp_path: Path, ids: list[int]) -> None:
-    some = ", ".join(map(str, ids)) + (r" \(void: 255\)" if 255 in ids else "")
+@pytest.mark.parametrize(
+    ("ids", "void"),
+    [([0, 255], 255), ([0, 255], 0), ([255], 255), ([0], 255), ([0, 65535], 255), ([0, 100, 200, 300], 255)],
+)
+def test_masks_that_tell_no_classes(tmp_path: Path, ids: list[int], void: int) -> None:
+    some = ", ".join(map(str, ids)) + (rf" \(void: {void}\)" if void in ids else "")
     with pytest.raises(DataError, match=f"the masks hold only the ids {some}, .*; list the ids in a dataset.yaml"):
-        infer_entries([MaskFile(saved(tmp_path, np.array([ids], np.uint16)))], WHERE, frozenset({255}))
+        infer_entries([MaskFile(saved(tmp_path, np.array([ids], np.uint16)))], WHERE, frozenset({void}))
+
+
+def test_a_huge_id_is_refused_before_the_ids_are_counted_up(tmp_path: Path) -> None:
+    np.save(tmp_path / "m.npy", np.array([[0, 1, 1 << 18]]))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="the masks hold only the ids 0, 1, 262144, which tell no classes; list"):
+        infer_entries([MaskFile(tmp_path / "m.npy")], WHERE, frozenset({255}))
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
 
 
 def test_too_many_colours_tell_no_classes(tmp_path: Path) -> None:

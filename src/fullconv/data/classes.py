@@ -231,8 +231,7 @@ def infer_entries(masks: Sequence[Mask], where: Path, void: frozenset[int], *, s
             named = [("#{:02x}{:02x}{:02x}".format(*colour), colour) for colour in colours if colour != VOID_COLOUR]
             return [ClassEntry(number, name, colour) for number, (name, colour) in enumerate(named)]
         classes = _without_strays({number: count for number, count in ids.items() if number not in void}, read)
-        numbers = [number for number in range(max(classes, default=0) + 1) if number not in void]
-        if len(numbers) < 2 or min(classes, default=0) < 0 or max(classes) >= _IDS or _sparse(classes):
+        if len(classes) < 2 or min(classes) < 0 or max(classes) >= _IDS or _sparse(classes):
             ignored = f" (void: {_listed(void & ids.keys())})" if void & ids.keys() else ""
             raise DataError(
                 f"{masks[0].path.parent}: the masks hold only the ids {_listed(ids)}{ignored}, which tell no classes; "
@@ -242,6 +241,7 @@ def infer_entries(masks: Sequence[Mask], where: Path, void: frozenset[int], *, s
         if strict:
             raise
         return [ClassEntry(0, "class 0")]
+    numbers = [number for number in range(max(classes) + 1) if number not in void]
     palette = dict(enumerate(_first_palette(masks)))
     drawn = [palette[number] for number in numbers if number in palette]
     if len(set(drawn)) < len(drawn):  # Filled up, such as with black.
