@@ -14,6 +14,8 @@ from fullconv.errors import DataError, UsageError
 from fullconv.files import atomic, images
 from fullconv.files.atomic import write_atomically
 from fullconv.files.images import image_size, mask_palette, read_image, read_mask, to_rgb
+from fullconv.files.masks import RasterMask
+from fullconv.files.raster import read_raster
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 GREY = COLOUR[:, :, 0]
@@ -245,6 +247,18 @@ def test_masks_may_unfold_further_than_images(
             read(path)
     else:
         read(path)
+
+
+def test_masks_in_geotiffs_may_unfold_further_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit, value in (("_BOMB_BYTES", 1 << 15), ("_MASK_BYTES", 1 << 17), ("_BOMB_RATIO", 10)):
+        monkeypatch.setattr(images, limit, value)
+    small, large = (
+        saved(tmp_path, Image.new("F", (side, side)), f"{side}.tif", compression="tiff_deflate") for side in (150, 200)
+    )
+    assert RasterMask(small).read().shape == (150, 150)
+    for read in (lambda: read_raster(small), RasterMask(large).read):
+        with pytest.raises(DataError, match=r"0\.tif: unfolds \d+ bytes to .*, as decompression bombs do; "):
+            read()
 
 
 @pytest.mark.parametrize("read", [read_image, read_mask, image_size])

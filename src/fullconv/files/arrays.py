@@ -10,7 +10,7 @@ from jaxtyping import Integer, UInt8
 
 from ..errors import DataError
 
-_MOST_PIXELS = 1 << 28
+_MOST_VALUES = 1 << 28
 
 
 class Window(NamedTuple):
@@ -43,8 +43,8 @@ def read_npy(path: Path, window: Window | None = None) -> Integer[np.ndarray, "h
     _check_kind(array, path)
     if window and array.ndim == 2:
         array, window = window.cut(array), None
-    if array.size > _MOST_PIXELS:
-        raise DataError(f"{path}: is too large to be a mask; save tiles, or draw patches of an h×w array of ids")
+    if array.ndim == 3 and array.size > _MOST_VALUES:
+        raise DataError(f"{path}: is too large to be a mask; save tiles, or an h×w array of ids")
     mask = _as_ids(np.array(array), path)
     return np.ascontiguousarray(window.cut(mask)) if window else mask
 

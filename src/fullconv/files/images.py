@@ -244,7 +244,7 @@ def opened(
         with path.open("rb") if content is None else io.BytesIO(content) as file, Image.open(file) as image:
             # Pillow keeps colours in 4 bytes.
             each = 4 if colours else _BYTES.get(image.mode, 4)
-            refuse_bomb(image.size[0] * image.size[1] * each, size, _MASK_BYTES if mask else _BOMB_BYTES)
+            refuse_bomb(image.size[0] * image.size[1] * each, size, mask=mask)
             yield image
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
@@ -257,18 +257,18 @@ def opened(
         ) from None
 
 
-def refuse_bomb(unfolded: int, size: int, allowed: int = _BOMB_BYTES) -> None:
+def refuse_bomb(unfolded: int, size: int, *, mask: bool = False) -> None:
     """Refuse to fill the memory with nothing: no camera's bytes unfold that far.
 
     Args:
         unfolded: Bytes in memory.
         size: Bytes of the file.
-        allowed: Bytes in memory that any file may take.
+        mask: It is a mask, as for ``opened``.
 
     Raises:
         DataError: The file is a decompression bomb.
     """
-    if unfolded > allowed and unfolded > _BOMB_RATIO * size:
+    if unfolded > (_MASK_BYTES if mask else _BOMB_BYTES) and unfolded > _BOMB_RATIO * size:
         raise DataError(
             f"unfolds {size} bytes to {unfolded >> 20} MiB, as decompression bombs do; "
             f"if it is meant, save it as tiles, or as GeoTIFF and draw patches"

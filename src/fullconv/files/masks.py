@@ -62,7 +62,7 @@ class RasterMask:
 
     def read(self, window: Window | None = None) -> RawMask:
         """Return the ids or colours."""
-        raw = read_raster(self.path, window)
+        raw = read_raster(self.path, window, mask=True)
         if raw.shape[2] == 3 and raw.dtype == np.uint8:
             return raw
         if raw.shape[2] != 1:

@@ -46,7 +46,7 @@ def raster_kind(path: Path) -> RasterKind:
 
 
 def read_raster(
-    path: Path, window: Window | None = None, bands: Sequence[int] | None = None
+    path: Path, window: Window | None = None, bands: Sequence[int] | None = None, *, mask: bool = False
 ) -> Shaped[np.ndarray, "h w c"]:
     """Read bands as they stand in the file; of GeoTIFF and ``.npy`` files only the window is read.
 
@@ -54,6 +54,7 @@ def read_raster(
         path: The file.
         window: By default all of it.
         bands: Their numbers, from 1; by default all.
+        mask: It is a GeoTIFF of a mask, which may unfold further than an image, as for ``opened``.
 
     Raises:
         DataError: The file cannot be read, or has no such band.
@@ -65,7 +66,8 @@ def read_raster(
     if path.suffix.lower() in TIFF_SUFFIXES and _rasterio() is not None:
         with _geotiff(path) as file:
             window = window or Window(0, 0, *kind.size)
-            refuse_bomb(window.height * window.width * len(numbers) * kind.dtype.itemsize, path.stat().st_size)
+            unfolded = window.height * window.width * len(numbers) * kind.dtype.itemsize
+            refuse_bomb(unfolded, path.stat().st_size, mask=mask)
             place = ((window.top, window.top + window.height), (window.left, window.left + window.width))
             return np.ascontiguousarray(file.read(numbers, window=place).transpose(1, 2, 0))
     array = _mapped(path) if path.suffix.lower() == ".npy" else _decoded(path)

@@ -460,17 +460,18 @@ def test_an_array_is_one_hot_only_where_it_is_of_0_and_1(tmp_path, kind):
 )
 @pytest.mark.parametrize("window", [Window(3, 5, 4, 6), Window(H - 2, W - 2, 9, 9), Window(H, 0, 2, 2)])
 def test_a_window_of_an_array_is_that_of_the_whole(tmp_path, monkeypatch, form, window):
-    """Of ids no more than the window is read, so that the whole may be of any size."""
+    """Ids lie in the file as in memory, so that the whole may be of any size; of them no more is read than that."""
     path = tmp_path / "m.npy"
     np.save(path, form(TRUTHS["a"]))
     whole = MaskFile(path).read()
     part = MaskFile(path).read(window)
     assert part.dtype == whole.dtype and np.array_equal(part, window.cut(whole))
-    monkeypatch.setattr(arrays, "_MOST_PIXELS", H * W - 1)
-    with pytest.raises(DataError, match=r"m\.npy: is too large to be a mask; save tiles"):
-        MaskFile(path).read()
-    if whole.ndim == form(TRUTHS["a"]).ndim == 2:
-        assert np.array_equal(MaskFile(path).read(window), part)
+    monkeypatch.setattr(arrays, "_MOST_VALUES", H * W - 1)
+    if form(TRUTHS["a"]).ndim == 2:
+        assert np.array_equal(MaskFile(path).read(), whole) and np.array_equal(MaskFile(path).read(window), part)
+    else:
+        with pytest.raises(DataError, match=r"m\.npy: is too large to be a mask; save tiles, or an h×w array of ids"):
+            MaskFile(path).read(window)
 
 
 def test_a_mask_folder_for_every_class(tmp_path):
