@@ -195,6 +195,14 @@ def test_palettes_of_the_classes_or_for_display_are_none(corpus, palette, descri
     assert {kind for kind, _ in findings(corpus.root)} <= ABOUT_THE_SET
 
 
+def test_the_colour_of_void_may_be_a_class_by_its_id(corpus):
+    palette = coloured(corpus)
+    (corpus.root / "dataset.yaml").write_text("label_map: {255: 0}")
+    for path in (corpus.root / "masks").iterdir():
+        with_palette(corpus, path.stem, list(range(256)), palette)
+    assert {kind for kind, _ in findings(corpus.root)} <= ABOUT_THE_SET
+
+
 @pytest.mark.parametrize("described", ["ignore_index: -1", "label_map: {-1: void}"])
 def test_ids_that_are_declared_may_be_negative(corpus, described):
     for path in (corpus.root / "masks").iterdir():
