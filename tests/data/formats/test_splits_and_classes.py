@@ -90,6 +90,7 @@ def test_names_of_the_data_under_other_ids(tmp_path, classes, seen):
         ("[ground, cat, hound]", ("ground", "cat", "hound")),
         ("{2: dog, 1: feline, 0: void}", ("feline", "dog")),
         ("{0: background, 1: cat, 2: void}", ("background", "cat")),
+        ("[background, dog, cat]\nlabel_map: {1: cat, 2: 1}", ("background", "dog", "cat")),
     ],
 )
 def test_classes_of_the_data_may_be_renamed(tmp_path, classes, names):
@@ -99,24 +100,32 @@ def test_classes_of_the_data_may_be_renamed(tmp_path, classes, names):
 
 
 @pytest.mark.parametrize(
-    ("description", "classes"),
+    "description",
     [
-        ("classes: [a, b]\nignore_index: 1", "dataset.yaml"),
-        ("ignore_index: 1", "classes.txt"),
-        ("tasks: {t: {masks: masks, classes: [a, b], ignore_index: 1}}", "dataset.yaml"),
+        "classes: [a, b]\nignore_index: 1",
+        "ignore_index: 1",
+        "tasks: {t: {masks: masks, classes: [a, b], ignore_index: 1}}",
     ],
 )
-def test_a_class_is_not_ignored_as_well(tmp_path, description, classes):
+def test_a_class_is_not_ignored_as_well(tmp_path, description):
     write_folders(tmp_path)
     (tmp_path / "classes.txt").write_text("x\nb\n")
     (tmp_path / "dataset.yaml").write_text(f"masks: masks\n{description}")
     assert refused_text(tmp_path) == (
-        f"{tmp_path / 'dataset.yaml'}: ignore_index 1 is also the id of class 'b'; call that class void (in "
-        f"{tmp_path / classes}), or set ignore_index: null"
+        f"{tmp_path / 'dataset.yaml'}: ignore_index 1 is also the id of class 'b'; call that class void "
+        f"(classes: {{1: void, ...}} in {tmp_path / 'dataset.yaml'}), or set ignore_index: null"
     )
     (tmp_path / "classes.txt").write_text("x\nvoid\n")
     (tmp_path / "dataset.yaml").write_text("ignore_index: 1")
     assert open_dataset(tmp_path).labels.names == ("x",)
+
+
+@pytest.mark.parametrize("classes", ["{1: background, 2: cat}", "[background, cat]"])
+def test_masks_in_files_may_have_other_ids_than_their_table(tmp_path, classes):
+    """Such as one too high."""
+    write_roboflow(tmp_path, train="0, background\n1, cat" if classes[0] == "{" else "1, background\n2, cat")
+    (tmp_path / "dataset.yaml").write_text(f"classes: {classes}")
+    assert open_dataset(tmp_path).dataset("train")[0].target.unique().tolist() == [classes[0] == "["]
 
 
 def test_a_class_255_is_described_as_no_void(tmp_path):

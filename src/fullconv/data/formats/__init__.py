@@ -1,13 +1,14 @@
 """Data sets as they are found: every layout is read where it lies, nothing is converted."""
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from ...errors import DataError, UsageError
+from ...files.masks import Drawing
 from ..channels import with_channels
 from ..classes import VOID, ClassEntry, ClassTable, infer_entries
 from ..description import Description, read_description
@@ -167,8 +168,8 @@ def _described(contents: Contents, description: Description, where: Path | None)
     given = description.model_fields_set
     ours = contents.entries is None or description.classes or contents.where.name in _DESCRIPTIONS
     described = description.entries() or []
-    if contents.where.name not in _DESCRIPTIONS:
-        _check_ids(described, contents.entries or [], where)
+    if any(isinstance(record.mask, Drawing) for records in contents.splits.values() for record in records):
+        _check_ids(described, contents.entries or [], description.label_map, where)
     ids = {entry.id for entry in described}
     others = {raw: to for raw, to in contents.label_map.items() if raw not in ids}
     changed = replace(
@@ -181,17 +182,26 @@ def _described(contents: Contents, description: Description, where: Path | None)
     for entry in changed.entries or []:
         if "ignore_index" in given and entry.id == changed.ignore_index and entry.name != VOID:
             raise DataError(
-                f"{where}: ignore_index {entry.id} is also the id of class {entry.name!r}; call that class void (in "
-                f"{changed.where}), or set ignore_index: null"
+                f"{where}: ignore_index {entry.id} is also the id of class {entry.name!r}; call that class void "
+                f"(classes: {{{entry.id}: void, ...}} in {where}), or set ignore_index: null"
             )
     return changed
 
 
-def _check_ids(described: Sequence[ClassEntry], found: Sequence[ClassEntry], where: Path | None) -> None:
-    """Refuse classes of the data set's own table by other ids: by a list they are numbered from 0, whatever it says."""
+def _check_ids(
+    described: Sequence[ClassEntry],
+    found: Sequence[ClassEntry],
+    label_map: Mapping[int, int | str],
+    where: Path | None,
+) -> None:
+    """Refuse classes by other ids than they are drawn with: by a list they are numbered from 0, whatever those are.
+
+    One whose own id is mapped to it may have another. In masks that are files, ids may be others than a table says.
+    """
     ids = {entry.name: entry.id for entry in found if entry.name != VOID}
     for entry in described:
-        if (own := ids.get(entry.name, entry.id)) != entry.id:
+        own = ids.get(entry.name, entry.id)
+        if own != entry.id and label_map.get(own) not in (entry.name, entry.id):
             raise DataError(
                 f"{where}: class {entry.name!r} is given id {entry.id}, but in the data it is {own}; write each class "
                 f"with its id in the data: classes: {{{own}: {entry.name}, ...}}"
