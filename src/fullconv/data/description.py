@@ -162,6 +162,7 @@ class Description(BaseModel):
         except ValueError:  # On another drive.
             place = root.resolve()
         tree = {"path": place.as_posix(), **self.model_dump(mode="json", exclude={"path"})}
+        tree["tasks"] = {name: task.model_dump(mode="json", exclude_unset=True) for name, task in self.tasks.items()}
         tree = {key: value for key, value in tree.items() if value not in (None, {}) or key == "ignore_index"}
         for part in (tree, *tree.get("tasks", {}).values()):
             if part.get("label_map"):  # JSON knows only text for keys.

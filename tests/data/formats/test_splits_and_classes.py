@@ -136,6 +136,14 @@ def test_a_class_255_is_described_as_no_void(tmp_path):
     assert second.description.ignore_index is None and second.labels == first.labels
 
 
+def test_a_class_255_of_a_task_is_described_as_no_void(tmp_path):
+    write_folders(tmp_path)
+    (tmp_path / "my.yaml").write_text("masks: masks\ntasks: {t: {masks: masks, classes: {0: a, 1: b, 255: c}}}")
+    first = open_dataset(tmp_path / "my.yaml")
+    first.description.write(tmp_path / "dataset.yaml", tmp_path)
+    assert open_dataset(tmp_path).tasks["t"].labels == first.tasks["t"].labels
+
+
 def write_roboflow(root, **tables):
     for split, table in tables.items():
         (root / split).mkdir()
