@@ -3,7 +3,8 @@
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 from ..errors import DataError
@@ -12,7 +13,7 @@ from ..files.masks import MaskFile
 from ..files.pictures import PICTURE_SUFFIXES, picture
 from ..files.text import read_text
 from .problems import Problem
-from .source import SPLIT_WORDS, Record
+from .source import SPLIT_WORDS, Contents, Record
 
 Stem = Callable[[Path], str]
 """Gives the part of a file's path that an image and its mask have in common."""
@@ -166,23 +167,24 @@ def described_stems(root: Path, split: str, stems: str | list[str]) -> tuple[lis
     return list(map(composed, stems)), f"split {split!r}"
 
 
-def described_splits(
-    root: Path, splits: Mapping[str, str | list[str]], records: Iterable[Record]
-) -> tuple[dict[str, tuple[Record, ...]], list[Problem]]:
-    """Return the samples that a ``dataset.yaml`` puts into each split, and what is wrong with its lists.
+def split_anew(contents: Contents, root: Path, splits: Mapping[str, str | list[str]]) -> Contents:
+    """Return the samples that a ``dataset.yaml`` puts into each split; what is wrong with its lists is a problem.
+
+    Images without masks, or masks without images, that are on no list are none.
 
     Args:
+        contents: All samples, whatever split they are in by themselves.
         root: The data set's folder, or the one file that holds it, beside which lists lie.
         splits: Split → a text file of stems, or the stems.
-        records: All samples, whatever split they are in by themselves.
 
     Raises:
         DataError: A list cannot be read, or lists nothing.
     """
     samples: dict[str, list[Record]] = {}
-    for record in records:
+    for record in dict.fromkeys(chain.from_iterable(contents.splits.values())):
         samples.setdefault(composed(record.stem), []).append(record)
-    chosen, problems = dict[str, tuple[Record, ...]](), list[Problem]()
+    chosen = dict[str, tuple[Record, ...]]()
+    problems = [problem for problem in contents.problems if not problem.kind.startswith("missing_")]
     for split, listed in splits.items():
         stems, where = described_stems(root if root.is_dir() else root.parent, split, listed)
         problems += _twice(stems, where)
@@ -198,7 +200,7 @@ def described_splits(
                 seen = f"names {stem!r}, but {len(found)} images have that stem ({images[0]}, {images[1]})"
                 problems.append(Problem("duplicate_stem", (Path(where), *images), seen, "rename all but one of them"))
         chosen[split] = tuple(samples[stem][0] for stem in dict.fromkeys(stems) if stem in samples)
-    return chosen, problems
+    return replace(contents, splits=chosen, problems=tuple(problems))
 
 
 def _twice(stems: Sequence[str], where: Path | str) -> list[Problem]:

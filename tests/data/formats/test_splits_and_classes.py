@@ -288,13 +288,18 @@ def test_lists_of_voc_by_other_words(tmp_path):
     assert source.records("Validation") == source.records("val")
 
 
-def write_nested(root, stems=("a", "b")):
+def write_nested(root, stems=("a", "b"), place="{split}/{kind}"):
     """A folder for each split: ``a`` in train, ``b`` in val."""
     for split, stem in zip(("train", "val"), stems, strict=True):
-        for folder in ("images", "masks"):
-            (root / split / folder).mkdir(parents=True)
-            pixels = Image.new("RGB", (W, H)) if folder == "images" else Image.fromarray(np.eye(H, W, dtype=np.uint8))
-            pixels.save(root / split / folder / f"{stem}.png")
+        for kind in ("images", "masks"):
+            folder = root / place.format(split=split, kind=kind)
+            folder.mkdir(parents=True)
+            pixels = Image.new("RGB", (W, H)) if kind == "images" else Image.fromarray(np.eye(H, W, dtype=np.uint8))
+            pixels.save(folder / f"{stem}.png")
+
+
+def write_inside(root, stems=("a", "b")):
+    write_nested(root, stems, "{kind}/{split}")
 
 
 def write_two_coco_files(root, stems=("a", "b")):
@@ -302,7 +307,7 @@ def write_two_coco_files(root, stems=("a", "b")):
         write_coco(root, f"instances_{split}.json", {1: "cat"}, stem)
 
 
-@pytest.mark.parametrize("write", [write_nested, write_two_coco_files])
+@pytest.mark.parametrize("write", [write_nested, write_inside, write_two_coco_files])
 def test_splits_of_a_description_come_before_those_of_the_format(tmp_path, write):
     write(tmp_path)
     assert split_stems(open_dataset(tmp_path)) == {"train": ["a"], "val": ["b"]}
@@ -318,7 +323,35 @@ def test_splits_of_a_description_of_one_file(tmp_path):
     assert split_stems(open_dataset(tmp_path / "my.yaml")) == {"train": ["a"], "val": ["b"]}
 
 
-@pytest.mark.parametrize("write", [write_nested, write_two_coco_files])
+@pytest.mark.parametrize("write", [write_nested, write_inside, write_two_coco_files])
+def test_what_is_on_no_list_needs_no_partner(tmp_path, write):
+    write(tmp_path)
+    image = min(tmp_path.rglob("a.png"))
+    image.rename(image.with_name("c.png"))
+    (tmp_path / "dataset.yaml").write_text("splits: {train: [b]}")
+    assert split_stems(open_dataset(tmp_path)) == {"train": ["b"]}
+    (tmp_path / "dataset.yaml").write_text("splits: {train: [a]}")
+    assert "names 'a', but" in refused_text(tmp_path)
+
+
+def write_yolo_twice(root):
+    (root / "images").mkdir()
+    Image.new("RGB", (W, H)).save(root / "images" / "a.png")
+    (root / "data.yaml").write_text(yaml.safe_dump({"train": "images", "val": "images", "names": ["cat"]}))
+
+
+def write_rows_twice(root):
+    write_table(root, ["image,mask", "a.png,a_ids.png", "a.png,a_ids.png"])
+
+
+@pytest.mark.parametrize("write", [write_yolo_twice, write_rows_twice])
+def test_a_sample_that_stands_twice_is_one(tmp_path, write):
+    write(tmp_path)
+    (tmp_path / "dataset.yaml").write_text("splits: {train: [a]}")
+    assert split_stems(open_dataset(tmp_path)) == {"train": ["a"]}
+
+
+@pytest.mark.parametrize("write", [write_nested, write_inside, write_two_coco_files])
 @pytest.mark.parametrize(
     ("stems", "seen"),
     [("a, c", "'c', but .* holds no image with a mask of that stem .*'a', 'b'"), ("a, a", "'a' twice; remove one")],

@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from ...files.masks import Drawing
 from ..channels import with_channels
 from ..classes import VOID, ClassEntry, ClassTable, infer_entries
 from ..description import Description, read_description
-from ..pairing import described_splits
+from ..pairing import split_anew
 from ..problems import Problem, refuse
 from ..source import SPLIT_WORDS, Contents, DataSource, Record, made_splits
 from . import (
@@ -116,9 +115,7 @@ def _open(root: Path, description: Description, where: Path | None, format: str 
     layout = FORMATS[name]
     contents = _described(layout.read(root, description), description, where)
     if description.splits and not layout.follows_splits:
-        records = chain.from_iterable(contents.splits.values())
-        chosen, wrong = described_splits(root, description.splits, records)
-        contents = replace(contents, splits=chosen, problems=(*contents.problems, *wrong))
+        contents = split_anew(contents, root, description.splits)
     contents = with_channels(contents, description, root)
     if strict:
         refuse(contents.problems)

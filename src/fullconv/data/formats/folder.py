@@ -1,7 +1,6 @@
 """Plain folders: images beside masks, in the layouts people use."""
 
 from collections.abc import Collection, Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from ...files.masks import ClassFiles
 from ...files.pictures import PICTURE_SUFFIXES, picture
 from ..classes import ClassEntry, read_classes
 from ..description import Description
-from ..pairing import Pairs, Stem, described_splits, described_stems, files_in, plain_stem, split_folders, split_lists
+from ..pairing import Pairs, Stem, described_stems, files_in, plain_stem, split_anew, split_folders, split_lists
 from ..problems import Problem
 from ..source import SPLIT_WORDS, SPLITS, Contents, Record
 from .annotation import BACKGROUND, with_background
@@ -48,12 +47,10 @@ def read(root: Path, description: Description) -> Contents:
     lists = dict(description.splits or {split: path.name for split, path in split_lists(root).items()})
     if "" in found and lists:
         splits = _listed(root, found[""], lists, classes, problems)
-    else:
-        splits = {split: _every(*pair, classes, problems) for split, pair in found.items()}
-        if description.splits:
-            splits, wrong = described_splits(root, description.splits, chain.from_iterable(splits.values()))
-            problems += wrong
-    return Contents(splits, table, entries, problems=tuple(problems))
+        return Contents(splits, table, entries, problems=tuple(problems))
+    splits = {split: _every(*pair, classes, problems) for split, pair in found.items()}
+    contents = Contents(splits, table, entries, problems=tuple(problems))
+    return split_anew(contents, root, description.splits) if description.splits else contents
 
 
 def places(root: Path, description: Description | None = None) -> dict[str, tuple[Path, Path]]:
@@ -64,9 +61,9 @@ def places(root: Path, description: Description | None = None) -> dict[str, tupl
         return {split: found for split, found in nested.items() if found}
     images, masks = map(split_folders, folders)
     inside = {split: (images[split], masks[split]) for split in SPLITS if split in images and split in masks}
-    if inside and not (description and description.splits) and not split_lists(root):
-        return inside
-    return {"": folders}
+    described = description is not None and description.splits is not None
+    listed = files_in(folders[0], PICTURE_SUFFIXES) if described else split_lists(root)
+    return inside if inside and not listed else {"": folders}
 
 
 def _listed(

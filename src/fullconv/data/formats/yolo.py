@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,10 @@ def read(root: Path, description: Description) -> Contents:
     if not masks:
         entries.append(ClassEntry(max(entry.id for entry in entries) + 1, BACKGROUND))
     problems: list[Problem] = []
-    splits = {}
-    for split in SPLITS:
-        if tree.get(split):
-            images = _images(path, tree, tree[split])
-            records = (_record(image, masks, entries[-1].id, problems) for image in images)
-            splits[split] = tuple(record for record in records if record)
+    images = {split: _images(path, tree, tree[split]) for split in SPLITS if tree.get(split)}
+    every = dict.fromkeys(chain.from_iterable(images.values()))  # Splits may share some.
+    records = {image: _record(image, masks, entries[-1].id, problems) for image in every}
+    splits = {split: tuple(filter(None, map(records.get, part))) for split, part in images.items()}
     return Contents(splits, path, entries, problems=tuple(problems))
 
 
