@@ -8,7 +8,7 @@ line and leaves with ``exit_code``::
     ├── DataError            3   a data set, an image, a mask
     ├── ModelError           4   a model folder or a weight file
     ├── NotFinite            1   a loss, gradient or weight in training that is no number
-    ├── Interrupted    130/143   a signal ended a run, with its state saved
+    ├── Interrupted        130   a signal ended a run, with its state saved (143 SIGTERM, 129 SIGHUP)
     └── GeometryError        2   layers whose strides, offsets or sizes do not fit
 """
 

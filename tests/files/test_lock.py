@@ -32,6 +32,17 @@ def test_a_lock_that_was_removed_is_none(tmp_path, monkeypatch, new):
         pass
 
 
+def test_another_lock_in_the_place_of_ones_own_is_seen_and_left(tmp_path):
+    """Not so that it is gone: programs that clean up remove old empty files."""
+    with locked(tmp_path, "busy") as is_ours:
+        assert is_ours()
+        (tmp_path / ".lock").unlink()
+        assert is_ours()
+        (tmp_path / ".lock").touch()
+        assert not is_ours()
+    assert (tmp_path / ".lock").exists()
+
+
 def test_a_folder_that_cannot_be(tmp_path):
     (tmp_path / "file").touch()
     with (

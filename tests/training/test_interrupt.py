@@ -111,13 +111,14 @@ def test_in_steps_that_are_only_measured(tmp_path, monkeypatch, stopping, comman
     assert any(parameter.grad is None for parameter in learned(models[-1]))
 
 
-def test_a_worker_is_deaf_to_ctrl_c():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_worker_is_deaf_to_its_terminal(number):
     """Also one that was not forked, and so has no handler of the run's: a terminal sends it to all of them."""
     worker = os.fork()
     if not worker:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_DFL)
         deaf_to_signals(os.getppid(), 0)
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
         os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1]) == 7
 
@@ -154,6 +155,22 @@ def test_a_batch_that_cannot_be_sent_ends_the_run():
         naming_dead_workers(),
     ):
         next(iter(loader))
+
+
+@pytest.mark.parametrize(("before", "noted"), [(signal.SIG_DFL, True), (signal.SIG_IGN, False)])
+def test_a_terminal_that_is_closed_ends_a_run_unless_it_is_to_outlive_it(before, noted):
+    kept = signal.signal(signal.SIGHUP, before)
+    try:
+        with interruptible() as interrupt:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert interrupt.number == (signal.SIGHUP if noted else 0)
+        assert signal.getsignal(signal.SIGHUP) == before
+        if noted:
+            with pytest.raises(fullconv.Interrupted, match="SIGHUP: saved; go on") as ended:
+                interrupt.stop("go on")
+            assert ended.value.exit_code == 129
+    finally:
+        signal.signal(signal.SIGHUP, kept)
 
 
 def test_a_handler_that_is_not_pythons_stays(monkeypatch):

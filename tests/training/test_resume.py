@@ -30,11 +30,12 @@ from fullconv.training import budget, loop, run, runlog, runtime, state
 from fullconv.training import step as training_step
 from fullconv.training.checkpoint import Checkpoints
 from fullconv.training.config import load_config
+from fullconv.training.feed import names_digest
 from fullconv.training.interrupt import Interrupted
 from fullconv.training.network import build_model
 from fullconv.training.runlog import RunLog
 from fullconv.training.runtime import Runtime
-from fullconv.training.state import TrainState, image_names
+from fullconv.training.state import TrainState
 
 TINY = {
     "model.trunk": "small",
@@ -463,7 +464,7 @@ def test_momenta_go_to_the_weights_that_they_are_of(shapes, tmp_path, monkeypatc
     source = open_dataset(shapes)
     config = load_config(str(run / "config.yaml"), {"optim.layer_decay": 0.9})
     model = build_model(source, config).to(memory_format=layout)
-    state = TrainState(model, config, *reversed(kept.facts["steps"]), Runtime(), image_names(source))
+    state = TrainState(model, config, *reversed(kept.facts["steps"]), Runtime(), names_digest(source, "val"))
     state.restore(kept)
     names = [name for name, _ in state.model.named_parameters()]
     order = [id(p) for group in state.optimiser.param_groups for p in group["params"]]
@@ -484,7 +485,8 @@ def test_ranks_that_wait_for_each_other_part_batches_alike(shapes, tmp_path, mon
     kept, source = RunLog(run).checkpoints.latest(), open_dataset(shapes)
     kept.facts["pieces"] = [1, 2]
     config, first = load_config(str(run / "config.yaml")), Runtime()
-    state = TrainState(build_model(source, config), config, *reversed(kept.facts["steps"]), first, image_names(source))
+    steps, scored_on = reversed(kept.facts["steps"]), names_digest(source, "val")
+    state = TrainState(build_model(source, config), config, *steps, first, scored_on)
     first.ranks, first.lockstep = 2, lockstep
     state.restore(kept)
     assert first.pieces == (2 if lockstep else 1)
@@ -736,7 +738,7 @@ def test_other_images_than_it_was_begun_on(shapes, tmp_path, monkeypatch):
     first, *others = source.splits["train"]
     stopped(monkeypatch, "end_epoch", source, run, settings=TINY | {"evaluations": 3}, epochs=EPOCHS)
     exchanged = replace(source, splits={**source.splits, "train": (*others, replace(first, stem="other"))})
-    with pytest.raises(ModelError, match="of a run on other images to train on; resume it on its own data set"):
+    with pytest.raises(DataError, match=r"images to train on are not those that .*run was begun on"):
         train(exchanged, resume=run, quiet=True)
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(RunLog, "rewrite", after(2, RunLog.rewrite))
@@ -753,6 +755,26 @@ def test_other_images_than_it_was_begun_on(shapes, tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="the val split has changed since"):
         train(fewer, resume=run, quiet=True)
     assert seen[0] is None
+
+
+def test_other_images_for_a_stage_that_has_no_checkpoint(shapes, tmp_path, monkeypatch):
+    run, source, real = tmp_path / "run", open_dataset(shapes), RunLog.finish
+    stages = TINY | {"stages": [{"epochs": 0.5}, {"epochs": 0.5}]}
+
+    def killed(log, result):
+        real(log, result)
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="killed"):
+        patch.setattr(RunLog, "finish", killed)
+        train(source, run, settings=stages, quiet=True)
+    assert [path.name for path in run.glob("stage-*")] == ["stage-1-8s"]
+    fewer = replace(source, splits={**source.splits, "train": source.splits["train"][1:]})
+    with pytest.raises(DataError, match="are not those that"):
+        train(fewer, resume=run, quiet=True)
+    train(source, resume=run, quiet=True)
+    log = RunLog(run / "stage-2-8s")
+    assert log.run == run and log.images() == RunLog(run).images() == names_digest(source, "train")
 
 
 def after(times, real):
@@ -782,6 +804,24 @@ def test_a_run_that_was_moved_while_it_trained_is_not_made_anew(shapes, tmp_path
     assert not run.exists()
     train(resume=moved, quiet=True)
     assert digests(moved) == uninterrupted
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_another_run_in_the_place_of_one_that_trains_is_left_alone(shapes, tmp_path, monkeypatch, ended):
+    run, real = tmp_path / "run", RunLog.write_checkpoint
+
+    def replaced(log, checkpoint):
+        monkeypatch.setattr(RunLog, "write_checkpoint", real)
+        shutil.rmtree(run)
+        run.mkdir()
+        (run / "config.yaml").touch()
+        (run / ("summary.json" if ended else ".lock")).touch()
+        real(log, checkpoint)
+
+    monkeypatch.setattr(RunLog, "write_checkpoint", replaced)
+    with pytest.raises(UsageError, match="run: was moved or removed while it trained"):
+        train(shapes, run, settings=TINY, epochs=EPOCHS, quiet=True)
+    assert len(list(run.iterdir())) == 2
 
 
 def test_what_is_no_longer_scored_has_no_best_of_before(shapes, tmp_path, monkeypatch):

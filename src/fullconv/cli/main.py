@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command and leave with its exit code.
 
     0 ok, 1 internal, 2 usage or configuration, 3 data set, 4 model file, 5 finished with skipped inputs,
-    130 and 143 interrupted or terminated.
+    130 and 143 interrupted or terminated, 129 as its terminal was closed.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
@@ -79,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _say(message: str) -> None:
-    print(f"fullconv: {message}", file=sys.stderr)
+    with suppress(OSError):  # Its terminal may be closed: the exit code still tells.
+        print(f"fullconv: {message}", file=sys.stderr)
 
 
 def _exit_code(error: Any) -> int:

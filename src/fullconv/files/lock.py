@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,11 +15,12 @@ _OURS: dict[Path, UsageError] = {}
 
 
 @contextmanager
-def locked(folder: Path, doing: str) -> Iterator[None]:
+def locked(folder: Path, doing: str) -> Iterator[Callable[[], bool]]:
     """Hold a folder while the block runs; the system lets go of it when the process ends, however it does.
 
     Processes that this one starts do not hold it. Meanwhile the folder, which is made, has an empty file ``.lock``.
-    Where a file system, or Windows, has no such locks, there is none.
+    Where a file system, or Windows, has no such locks, there is none. What is yielded says whether it is still held:
+    not so where the folder was removed, and another process holds one of its name.
 
     Args:
         folder: What is held.
@@ -45,10 +46,11 @@ def locked(folder: Path, doing: str) -> Iterator[None]:
         if not (_taken(file) and _is_there(lock, file)):
             raise held
         try:
-            yield
+            yield lambda: not lock.exists() or _is_there(lock, file)
         finally:
             with suppress(OSError):  # Windows removes no open file.
-                lock.unlink()
+                if _is_there(lock, file):
+                    lock.unlink()
     finally:
         os.close(file)
         del _OURS[place]

@@ -1,5 +1,6 @@
 """What the loop is fed: which samples, in which order, changed how, and how many times."""
 
+import hashlib
 import itertools
 import math
 import os
@@ -190,6 +191,12 @@ def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: in
         generator=torch.Generator(),
     )
     return Feed(loader, sampler, epochs, crop, config.evaluations if "val" in source.splits else 0)
+
+
+def names_digest(source: DataSource, split: str) -> str:
+    """Return a digest of the names of a split's images, in their order: by it a run knows them again."""
+    stems = "\n".join(record.stem for record in source.splits.get(split, ()))
+    return hashlib.sha256(stems.encode(errors="surrogatepass")).hexdigest()
 
 
 def resolved(source: DataSource, config: TrainConfig, rank: int = 0, ranks: int = 1) -> TrainConfig:

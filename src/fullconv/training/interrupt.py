@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM during training: the step in progress is left, the last whole one is saved, and the run ends."""
+"""Ctrl-C, SIGTERM, SIGHUP during training: the step in progress is left, the last whole one is saved, the run ends."""
 
 import os
 import signal
@@ -13,6 +13,9 @@ from typing import Any
 from torch import nn
 
 from ..errors import Interrupted
+
+_HANGUP = tuple(getattr(signal, name) for name in ("SIGHUP",) if hasattr(signal, name))
+"""What a terminal sends as it is closed; Windows has no such signal."""
 
 
 class Abandoned(Exception):
@@ -49,7 +52,11 @@ class Interrupt:
 
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
-    """Note SIGINT and SIGTERM while the block runs, instead of dying of them; outside the main thread do nothing."""
+    """Note signals that end a process while the block runs, instead of dying of them.
+
+    They are SIGINT, SIGTERM and, unless it is ignored (``nohup``), SIGHUP, which comes as a terminal is closed. Outside
+    the main thread do nothing.
+    """
     interrupt = Interrupt()
     with _handled(interrupt):
         yield interrupt
@@ -57,7 +64,7 @@ def interruptible() -> Iterator[Interrupt]:
 
 @contextmanager
 def dying_at_once() -> Iterator[None]:
-    """Let SIGINT and SIGTERM end a process that waits for others in C++, where Python notes none."""
+    """Let these signals end a process that waits for others in C++, where Python notes none."""
     with _handled(signal.SIG_DFL):
         yield
 
@@ -66,8 +73,9 @@ def dying_at_once() -> Iterator[None]:
 def _handled(handler: Any) -> Iterator[None]:
     before = {}
     with suppress(ValueError):  # Only the main thread may.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) is not None:  # One that is not Python's cannot be put back.
+        for number in (signal.SIGINT, signal.SIGTERM, *_HANGUP):
+            kept = (None, signal.SIG_IGN) if number in _HANGUP else (None,)
+            if signal.getsignal(number) not in kept:  # One that is not Python's cannot be put back.
                 before[number] = signal.signal(number, handler)
     try:
         yield
@@ -77,7 +85,7 @@ def _handled(handler: Any) -> Iterator[None]:
 
 
 def deaf_to_signals(run: int, worker: int) -> None:
-    """Let a worker that reads data ignore Ctrl-C, and on Linux SIGTERM unless the run sends it.
+    """Let a worker that reads data ignore Ctrl-C and SIGHUP, and on Linux SIGTERM unless the run sends it.
 
     A terminal and a scheduler send them to all processes of a run, and torch takes a worker that dies for an error.
     One whose batch cannot be sent does die: Python would drop the batch, and the run wait for it for ever.
@@ -86,7 +94,8 @@ def deaf_to_signals(run: int, worker: int) -> None:
         run: Process of the run.
         worker: Number of the worker, from 0.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, *_HANGUP):
+        signal.signal(number, signal.SIG_IGN)
     Queue._on_queue_feeder_error = staticmethod(_end_unsent)  # type: ignore[attr-defined]
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

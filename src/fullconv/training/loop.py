@@ -1,5 +1,6 @@
 """Training: read :func:`fit` for the loop; one step of it is in ``step.py``."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from ..metrics import METRICS, Scores
 from ..models import FCN
 from .config import TrainConfig, changed
 from .events import Events
-from .feed import Feed, build_feed
+from .feed import Feed, build_feed, names_digest
 from .interrupt import Abandoned, interruptible, leaving_passes
 from .network import build_model, initialised
 from .progress import (
@@ -34,7 +35,7 @@ from .progress import (
 )
 from .runlog import CONFIG, TRANSPLANT, RunLog, TrainResult
 from .runtime import Runtime
-from .state import EPOCH_END_MINUTES, Clock, Session, TrainState, check_weights, image_names, mean_loss
+from .state import EPOCH_END_MINUTES, Clock, Session, TrainState, check_weights, mean_loss
 from .step import Objective, train_step
 
 
@@ -53,7 +54,7 @@ def fit(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = F
     runtime.prepare(model, config.optim.batch_norm)
     feed = build_feed(source, config, runtime.rank, runtime.ranks)
     objective = Objective.of(source, config, runtime)
-    state = TrainState(model, config, feed.steps_an_epoch, feed.total_steps, runtime, image_names(source))
+    state = TrainState(model, config, feed.steps_an_epoch, feed.total_steps, runtime, names_digest(source, "val"))
     clock.past = state.go_on_from(log.checkpoints)
     if not feed.evaluations:
         state.best = None  # It was scored before evaluations became 0.
@@ -103,7 +104,10 @@ def starting_network(source: DataSource, config: TrainConfig, log: RunLog, *, qu
     Where the files are gone that it started from, but a checkpoint is there, it comes without their weights.
     """
     try:
-        model, report = initialised(source, config)
+        with warnings.catch_warnings():
+            if log.checkpoints.exist():  # They hold what a file of weights lacks.
+                warnings.filterwarnings("ignore", ".*start from random weights")
+            model, report = initialised(source, config)
     except FullconvError:
         if log.checkpoints.latest() is None:
             raise

@@ -203,7 +203,7 @@ def _console(quiet: bool) -> Console:
         terminal = None if sys.stderr.isatty() else False  # Of a terminal, rich knows more.
     except (AttributeError, ValueError):  # It is none, closed, or a stream of somebody's own.
         terminal = False
-    silent, stream = quiet or not is_first(), cast(IO[str], _Lines(sys.stderr))
+    silent, stream = quiet or not is_first(), sys.stderr and cast(IO[str], _Lines(sys.stderr))
     return Console(
         file=stream, quiet=silent, highlight=False, soft_wrap=True, force_terminal=terminal, force_jupyter=False
     )

@@ -18,7 +18,7 @@ from .loop import starting_network
 from .optim import build_optimiser, set_rates
 from .run import asked_config, open_checked
 from .runlog import RunLog
-from .runtime import Runtime
+from .runtime import Runtime, naming_lost_ranks
 from .step import Objective, train_step
 
 RANGE_TEST = "find-lr"
@@ -83,7 +83,7 @@ def find_rate(
         raise UsageError("--find-lr tests the rate of one stage: give a recipe without stages, and no --time")
     figure = _figure()
     source, log = open_checked(data), RunLog.new(out)
-    with naming_dead_workers():
+    with naming_dead_workers(), naming_lost_ranks():
         found = range_test(source, config, log, steps)
     log.write_json(f"{RANGE_TEST}.json", asdict(found))
     if log.writes:

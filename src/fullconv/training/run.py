@@ -15,7 +15,7 @@ from ..models.folder import read_config
 from .budget import as_chosen, fitted
 from .config import TrainConfig, all_settings, changed, load_config, recipe_names
 from .events import summary_writer
-from .feed import naming_dead_workers, resolved
+from .feed import names_digest, naming_dead_workers, resolved
 from .loop import fit
 from .progress import say
 from .runlog import RunLog, TrainResult, is_run, with_absolute_paths
@@ -86,7 +86,7 @@ def train(
     remembered = _remembered(source, config)
     check_networks(source, config)
     with log.held():
-        log.start(remembered, None if isinstance(data, DataSource) else data)
+        log.start(remembered, None if isinstance(data, DataSource) else data, names_digest(source, "train"))
         return _run(source, config, log, began, quiet)
 
 
@@ -95,6 +95,7 @@ def _resumed(data: str | Path | DataSource | None, run: str | Path, began: float
     source = open_checked(data if data is not None else log.data(), quiet=quiet)
     if data is not None and not isinstance(data, DataSource):
         log.moved_to = Path(data).resolve()
+    _check_same_images(source, log)
     with log.held():
         return _run(source, log.config(), log, began, quiet)
 
@@ -113,8 +114,22 @@ def _run_again(
     same = with_absolute_paths(_remembered(source, config)) == kept
     if not same or not (isinstance(data, DataSource) or log.data() == Path(data).resolve()):
         raise UsageError(f"{log.folder}: holds another run; choose another --out, or remove it first")
+    _check_same_images(source, log)
     with log.held():
         return _run(source, kept, log, began, quiet)
+
+
+def _check_same_images(source: DataSource, log: RunLog) -> None:
+    """Refuse to go on with other images: it might be with what was held out.
+
+    Raises:
+        DataError: They have other names, or another order.
+    """
+    if log.images() not in (None, names_digest(source, "train")):
+        raise DataError(
+            f"{source.root}: its images to train on are not those that {log.folder} was begun on; resume it on its own "
+            f"data set, as it was, or start another run from this one's weights (model.init)"
+        )
 
 
 def asked_config(recipe: str, changes: Mapping[str, Any], kept: TrainConfig | None = None) -> TrainConfig:

@@ -10,11 +10,10 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -61,21 +60,21 @@ class RunLog:
 
     Args:
         folder: The run's, or a stage's.
-        run: The run that a stage is of.
 
     Attributes:
         folder: See above.
-        run: What ``--resume`` takes: the run.
+        run: What ``--resume`` takes: the run, also of a stage.
         writes: Whether this process writes there; of several that train together only one does.
         moved_to: Where the data set is now, if the run is to remember another place than before.
     """
 
-    def __init__(self, folder: str | Path, run: Path | None = None) -> None:
+    def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.run = run or self.folder
+        of_stage = self.folder.name.startswith("stage-") and is_run(self.folder.parent)
+        self.run = self.folder.parent if of_stage else self.folder
         self.writes = is_first()
         self.moved_to: Path | None = None
-        self._is_held = False
+        self._is_ours: Callable[[], bool] | None = None
 
     @classmethod
     def new(cls, folder: str | Path) -> "RunLog":
@@ -128,14 +127,14 @@ class RunLog:
 
         What a process left there that was killed before it had begun is removed.
         """
-        log = RunLog(folder, self.run)
-        log.moved_to, log._is_held = self.moved_to, self._is_held
+        log = RunLog(folder)
+        log.moved_to, log._is_ours = self.moved_to, self._is_ours
         if self.writes and not (folder / CONFIG).is_file():
             shutil.rmtree(folder, ignore_errors=True)
             data = None
             with suppress(UsageError):  # Nor does the stage know it then.
                 data = self._started_on()
-            log.start(config, data)
+            log.start(config, data, self.images())
         elif self.writes and not (folder / SUMMARY).is_file():
             log.remember(config)  # The run's may have been edited since.
         return log
@@ -187,12 +186,14 @@ class RunLog:
             ) from error
 
     def _check_there(self) -> None:
-        """See that the run that is held is where it was: to write on would make half of one anew.
+        """See that the run that is held is where it was: to write on would make half of one anew, or spoil another.
 
         Raises:
             UsageError: It is not.
         """
-        if self._is_held and not is_run(self.run):
+        if self._is_ours is None:
+            return
+        if not is_run(self.run) or not self._is_ours() or (self.run / SUMMARY).is_file():
             raise UsageError(
                 f"{self.run}: was moved or removed while it trained; go on with it where it is now, by "
                 f"fullconv train --resume"
@@ -202,28 +203,39 @@ class RunLog:
     def held(self) -> Iterator[None]:
         """Keep other processes from writing into the run; what killed ones left half-written is removed.
 
-        A stage that is resumed by itself keeps them from the whole run.
-
         Raises:
             UsageError: Another one writes there, or this one may not.
         """
         if not self.writes:
             yield
             return
-        above = self.folder.absolute().parent
-        run = above if self.folder.name.startswith("stage-") and is_run(above) else self.folder
-        with locked(run, "another process trains in it"):
+        with locked(self.run, "another process trains in it") as self._is_ours:
             remove_half_written(self.folder)
-            self._is_held = True
             yield
 
-    def start(self, config: TrainConfig, data: str | Path | None = None) -> None:
-        """Write what the run was asked to do, and on what, with paths that hold from anywhere; ``config.yaml`` last."""
-        self.write_json(ENVIRONMENT, environment() | {"data": None if data is None else str(Path(data).resolve())})
-        self.remember(config)
+    def start(self, config: TrainConfig, data: str | Path | None = None, images: str | None = None) -> None:
+        """Write what the run was asked to do, and on what, with paths that hold from anywhere; ``config.yaml`` last.
+
+        Args:
+            config: The settings.
+            data: Where the data set is; None if it was opened in Python.
+            images: What :meth:`images` is to return.
+        """
+        place = None if data is None else str(Path(data).resolve())
+        self.write_json(ENVIRONMENT, environment() | {"data": place, "images": images})
+        self._write_config(config)
+
+    def images(self) -> str | None:
+        """Return the digest of the names of the images to train on (see ``feed.names_digest``); None if unknown."""
+        found = self._environment().get("images")
+        return found if isinstance(found, str) else None
 
     def remember(self, config: TrainConfig) -> None:
         """Write what the run is asked to do, in the place of what was known before."""
+        self._check_there()
+        self._write_config(config)
+
+    def _write_config(self, config: TrainConfig) -> None:
         text = yaml.safe_dump(with_absolute_paths(config).model_dump(mode="json"), sort_keys=False)
         self._write(CONFIG, text)
 
@@ -285,6 +297,7 @@ class RunLog:
 
     def finish(self, result: TrainResult) -> None:
         """Write what the run ended with, after which it cannot be resumed."""
+        self._check_there()
         scores = result.scores
         summary = {
             "seconds": result.seconds,
@@ -345,6 +358,13 @@ def is_run(folder: str | Path) -> bool:
     return (Path(folder) / CONFIG).is_file()
 
 
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
 def environment() -> dict[str, Any]:
     """Return the versions and the machine that a result depends on."""
     return {
@@ -353,7 +373,7 @@ def environment() -> dict[str, Any]:
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "platform": platform.platform(),
-        "timm": metadata.version("timm") if find_spec("timm") else None,
+        "timm": _version("timm"),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "instructions": torch.backends.cpu.get_cpu_capability(),

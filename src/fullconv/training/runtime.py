@@ -235,7 +235,10 @@ def naming_lost_ranks() -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
-        raise FullconvError("another rank has ended: its own line says why") from error
+        raise FullconvError(
+            f"another rank has ended, or cannot be reached; if it was not killed, its own line says why "
+            f"({' '.join(str(error).split())[:200]})"
+        ) from error
 
 
 def is_first() -> bool:

@@ -1,17 +1,15 @@
 """The state of a run between two steps: what a checkpoint keeps, and when it is kept."""
 
-import hashlib
 import math
 import time
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..data import DataSource
 from ..errors import ModelError, NotFinite
 from ..models import FCN
 from .checkpoint import Checkpoint, Checkpoints
@@ -34,7 +32,7 @@ class TrainState:
         steps_an_epoch: Steps of an epoch.
         steps: Steps of the whole run; its last epoch may be a part of one.
         runtime: Where it trains.
-        images: What :func:`image_names` says of the data set.
+        scored_on: Digest of the names of the images that are scored.
 
     Attributes:
         step: Steps taken so far.
@@ -51,11 +49,11 @@ class TrainState:
         steps_an_epoch: int,
         steps: int,
         runtime: Runtime,
-        images: Mapping[str, str] | None = None,
+        scored_on: str = "",
     ) -> None:
         self.model = model
         self._runtime = runtime
-        self._images = dict(images or {})
+        self._scored_on = scored_on
         self.steps_an_epoch, self.steps = steps_an_epoch, steps
         sharded = config.optim.sharded and runtime.ranks > 1
         self.average = WeightAverage(model, config.optim.average, apart=sharded)
@@ -141,7 +139,7 @@ class TrainState:
             "optimiser": type(self.optimiser).__name__,
             "trained": self._trained,
             "classes": self._classes,
-            "images": self._images,
+            "scored_on": self._scored_on,
             "steps": [self.steps, self.steps_an_epoch],
             "pieces": self._runtime.of_each(self._runtime.pieces),
         }
@@ -173,8 +171,6 @@ class TrainState:
         others = {*facts["trained"]} ^ {*self._trained}
         if facts["classes"] != self._classes:
             seen = "on other classes; resume it on its own data set"
-        elif facts["images"].get("train") != self._images.get("train"):
-            seen = "on other images to train on; resume it on its own data set, as it was"
         elif theirs != ours:
             seen = f"with {theirs}, not {ours}; put optim.optimiser back"
         elif others:
@@ -192,8 +188,7 @@ class TrainState:
         """Take on the state of a checkpoint of the same run.
 
         Raises:
-            ModelError: It is of another run: other weights, or others trained, classes, images, optimiser, or number of
-                steps.
+            ModelError: It is of another run: other weights, or others trained, classes, optimiser, or number of steps.
         """
         self._check_same_run(checkpoint.facts)
         groups = _grouped(checkpoint.tensors)
@@ -210,7 +205,7 @@ class TrainState:
         self.step = self.average.steps = checkpoint.step
         self.losses, self.records = checkpoint.facts["losses"], checkpoint.facts["records"]
         self.best = checkpoint.tensors.get("best")
-        if self.best is not None and checkpoint.facts["images"].get("val") != self._images.get("val"):
+        if self.best is not None and checkpoint.facts["scored_on"] != self._scored_on:
             self.best = None
             warnings.warn("the val split has changed since: what was best on it before no longer counts", stacklevel=2)
         self._dead = checkpoint.facts["dead_scores"]
@@ -309,12 +304,6 @@ class Session:
             self.keep()
             self.runtime.wait()  # Once a rank has ended, torchrun ends the others, also one that is still writing.
             self.interrupt.stop(self.log.going_on())
-
-
-def image_names(source: DataSource) -> dict[str, str]:
-    """Return a digest of the names, in their order, of the images that are trained on, and of those that are scored."""
-    stems = {split: "\n".join(record.stem for record in source.splits.get(split, ())) for split in ("train", "val")}
-    return {split: hashlib.sha256(names.encode(errors="surrogatepass")).hexdigest() for split, names in stems.items()}
 
 
 def mean_loss(losses: list[float]) -> float:
