@@ -447,6 +447,16 @@ def test_a_full_disk_behind_standard_output_is_no_bug_of_ours(shapes):
     ]
 
 
+def test_a_full_disk_behind_standard_error_changes_no_exit_code(tmp_path):
+    """Python would end with 120, as it tries to write it once more."""
+    if not os.path.exists("/dev/full"):  # noqa: PTH110
+        pytest.skip("this system has no /dev/full")
+    command = [sys.executable, "-m", "fullconv", "check", tmp_path / "nowhere"]
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, text=True, env=ENVIRONMENT, timeout=300)
+    assert done.returncode == 3
+
+
 def test_masks_are_never_overwritten_and_predictions_may_be(shapes, tmp_path):
     image = first(shapes / "data" / "images")
     masks = shutil.copytree(shapes / "data" / "masks", tmp_path / "masks")

@@ -43,6 +43,13 @@ def test_another_lock_in_the_place_of_ones_own_is_seen_and_left(tmp_path):
     assert (tmp_path / ".lock").exists()
 
 
+def test_another_folder_in_the_place_of_ones_own_is_seen(tmp_path):
+    with locked(tmp_path / "run", "busy") as is_ours:
+        (tmp_path / "run").rename(tmp_path / "moved")
+        (tmp_path / "run").mkdir()
+        assert not is_ours()
+
+
 def test_a_folder_that_cannot_be(tmp_path):
     (tmp_path / "file").touch()
     with (

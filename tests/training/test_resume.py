@@ -774,7 +774,10 @@ def test_other_images_for_a_stage_that_has_no_checkpoint(shapes, tmp_path, monke
         train(fewer, resume=run, quiet=True)
     train(source, resume=run, quiet=True)
     log = RunLog(run / "stage-2-8s")
-    assert log.run == run and log.images() == RunLog(run).images() == names_digest(source, "train")
+    monkeypatch.chdir(run / "stage-2-8s")
+    assert log.run == RunLog(".").run == run
+    assert RunLog(run / "stage-2").run == run / "stage-2", "is called otherwise"
+    assert log.images() == RunLog(run).images() == names_digest(source, "train")
 
 
 def after(times, real):

@@ -180,6 +180,20 @@ def test_which_stage_it_is_is_said_and_what_can_be_used_meanwhile(shapes, tmp_pa
     load(run)
 
 
+def test_a_run_that_is_moved_between_two_stages_is_not_made_anew(shapes, tmp_path, monkeypatch):
+    run, moved, real = tmp_path / "run", tmp_path / "moved", RunLog.finish
+
+    def moving(log, result):
+        real(log, result)
+        run.rename(moved)
+
+    with monkeypatch.context() as patch, pytest.raises(UsageError, match="run: was moved or removed while it trained"):
+        patch.setattr(RunLog, "finish", moving)
+        train(shapes, run, recipe="staged", settings=SETTINGS, quiet=True)
+    assert not run.exists()
+    train(resume=moved, quiet=True)
+
+
 def test_a_stage_that_is_resumed_alone_keeps_others_from_the_run(shapes, tmp_path):
     run = tmp_path / "run"
     train(shapes, run, recipe="staged", settings=SETTINGS, quiet=True)

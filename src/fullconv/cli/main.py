@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
@@ -63,16 +63,21 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except SystemExit as ended:  # SIGTERM's.
         code = ended.code
     except BrokenPipeError:  # Who reads has enough.
-        _let_go_of_output()
+        _let_go_of(sys.stdout)
         code = 1
     except Exception as error:
         code = _exit_code(error)
         if _is_full(error):
-            _let_go_of_output()
+            _let_go_of(sys.stdout)
         if debug:
             traceback.print_exc()
         else:
             _say(_one_line(error))
+    try:
+        if sys.stderr:
+            sys.stderr.flush()
+    except OSError:
+        _let_go_of(sys.stderr)
     if code and (runtime := sys.modules.get("fullconv.training.runtime")):
         runtime.leave(code)
     sys.exit(code or 0)
@@ -93,10 +98,10 @@ def _is_full(error: Any) -> bool:
     return isinstance(error, OSError) and error.errno == errno.ENOSPC
 
 
-def _let_go_of_output() -> None:
+def _let_go_of(stream: TextIO) -> None:
     """Let what is left to print go nowhere: Python would try once more at its end, and leave with another code."""
     with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _one_line(error: Any) -> str:

@@ -20,7 +20,7 @@ def locked(folder: Path, doing: str) -> Iterator[Callable[[], bool]]:
 
     Processes that this one starts do not hold it. Meanwhile the folder, which is made, has an empty file ``.lock``.
     Where a file system, or Windows, has no such locks, there is none. What is yielded says whether it is still held:
-    not so where the folder was removed, and another process holds one of its name.
+    not so where the folder was removed or moved, and there is another of its name.
 
     Args:
         folder: What is held.
@@ -32,7 +32,7 @@ def locked(folder: Path, doing: str) -> Iterator[Callable[[], bool]]:
     lock, held = folder / ".lock", UsageError(f"{folder}: {doing}; wait until it has ended, or end it")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        place = folder.resolve()
+        place, there = folder.resolve(), folder.stat()
         if _OURS.setdefault(place, held) is not held:  # To open and close the file would let go of it.
             raise held
     except OSError as error:
@@ -46,7 +46,7 @@ def locked(folder: Path, doing: str) -> Iterator[Callable[[], bool]]:
         if not (_taken(file) and _is_there(lock, file)):
             raise held
         try:
-            yield lambda: not lock.exists() or _is_there(lock, file)
+            yield lambda: _is_there(lock, file) if lock.exists() else os.path.samestat(there, folder.stat())
         finally:
             with suppress(OSError):  # Windows removes no open file.
                 if _is_there(lock, file):

@@ -21,7 +21,7 @@ from ..errors import ModelError
 from ..files.atomic import write_atomically
 from ..files.tensors import save_tensors
 
-SCHEMA = 7
+SCHEMA = 8
 KEPT = 2
 """How many checkpoints stay: the newest, and the one before should that be damaged."""
 

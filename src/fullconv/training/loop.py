@@ -47,7 +47,7 @@ def fit(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = F
         ModelError: What the network is to start from, or a checkpoint, cannot be used.
         DataError: An image cannot be read or scored.
         NotFinite: A loss, a gradient or a weight is no number.
-        Interrupted: SIGINT or SIGTERM came; the state was saved.
+        Interrupted: SIGINT, SIGTERM or SIGHUP came; the state was saved.
     """
     model = starting_network(source, config, log, quiet=quiet)
     clock, runtime = Clock(), Runtime(config.optim.precision)

@@ -61,7 +61,7 @@ def train(
         UsageError: A setting is unknown or wrong, or the run folder cannot be written or resumed.
         ModelError: The trunk's weight file cannot be used, or the checkpoint is of another run.
         NotFinite: A loss, a gradient or a weight is no number; the last checkpoint stays.
-        Interrupted: SIGINT or SIGTERM came; the state was saved.
+        Interrupted: SIGINT, SIGTERM or SIGHUP came; the state was saved.
     """
     began = time.monotonic()
     if resume is not None:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -34,6 +35,9 @@ from .config import FILES, TrainConfig, changed, load_config
 from .runtime import Runtime, is_first
 
 CONFIG, SUMMARY, ENVIRONMENT, TRANSPLANT = "config.yaml", "summary.json", "env.json", "transplant.json"
+
+_STAGE = re.compile(r"stage-\d+-\d+s")
+"""What folders of stages are called: see ``fit_stages``."""
 
 COLUMNS = ("epoch", "loss", *METRICS, "seconds")
 
@@ -70,8 +74,8 @@ class RunLog:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        of_stage = self.folder.name.startswith("stage-") and is_run(self.folder.parent)
-        self.run = self.folder.parent if of_stage else self.folder
+        place = self.folder.absolute()
+        self.run = place.parent if _STAGE.fullmatch(place.name) and is_run(place.parent) else self.folder
         self.writes = is_first()
         self.moved_to: Path | None = None
         self._is_ours: Callable[[], bool] | None = None
@@ -127,8 +131,9 @@ class RunLog:
 
         What a process left there that was killed before it had begun is removed.
         """
+        self._check_there()
         log = RunLog(folder)
-        log.moved_to, log._is_ours = self.moved_to, self._is_ours
+        log.run, log.moved_to, log._is_ours = self.run, self.moved_to, self._is_ours
         if self.writes and not (folder / CONFIG).is_file():
             shutil.rmtree(folder, ignore_errors=True)
             data = None

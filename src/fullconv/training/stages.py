@@ -55,7 +55,7 @@ def fit_stages(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: b
     stage that is finished is not repeated, one that has begun is resumed.
 
     Raises:
-        Interrupted: SIGINT or SIGTERM came; the state was saved.
+        Interrupted: SIGINT, SIGTERM or SIGHUP came; the state was saved.
 
     Source: Long, Shelhamer & Darrell 2015, section 4.2: finer nets start from the coarser one, at a lower rate.
     """
