@@ -14,13 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from fullconv import fcn8s, load, train
 from fullconv.data import DataSource, open_dataset, write_shapes
 from fullconv.errors import DataError, ModelError, NotFinite, UsageError
 from fullconv.evaluation import evaluate
+from fullconv.files import Bands, CellImage, ImageFile, Stack
 from fullconv.files.masks import MaskFile
 from fullconv.models import FCN
 from fullconv.training import loop, progress, range_test
@@ -31,17 +33,19 @@ from fullconv.training.feed import (
     derived_crop,
     derived_epochs,
     evaluated_epochs,
+    in_colours,
     input_scale,
     median_side,
     resolved,
 )
 from fullconv.training.interrupt import Interrupt, Interrupted
-from fullconv.training.loop import check_same_step
+from fullconv.training.loop import check_same_step, starting_network
 from fullconv.training.network import build_model, initialised
 from fullconv.training.optim import rate_factor
 from fullconv.training.progress import describe
 from fullconv.training.runlog import RunLog
 from fullconv.training.runtime import Runtime
+from fullconv.training.stages import check_networks
 from fullconv.training.state import Clock, Session, TrainState
 
 TINY = {"model.trunk": "small", "model.context": "none", "data.crop": 48, "data.batch_size": 4}
@@ -435,6 +439,29 @@ def at_step(number):
     state = TrainState.__new__(TrainState)
     state.step, state.records, state.kept = number, [], (number, 0)
     return state
+
+
+@pytest.mark.parametrize(
+    ("image", "coloured"),
+    [
+        (ImageFile(Path("a.png")), True),
+        (CellImage(Path("a.parquet"), "image", 0, 0), True),
+        (Bands(Path("a.png")), False),
+        (Stack((ImageFile(Path("a.png")),)), False),
+    ],
+)
+def test_what_is_normalised_and_padded_as_colours(image, coloured):
+    assert in_colours(image) == coloured
+
+
+def test_fresh_layers_are_said_as_training_begins_and_not_before(shapes, tmp_path):
+    weights = {f"features.{name}": value for name, value in torchvision.models.alexnet().features.state_dict().items()}
+    save_file(weights, tmp_path / "features.safetensors")
+    settings = TINY | {"model.trunk": "alexnet", "model.trunk_weights": str(tmp_path / "features.safetensors")}
+    config = load_config("modern", settings | {"model.context": "fc"})
+    check_networks(shapes, config)
+    with pytest.warns(UserWarning, match="holds no fc6 and fc7, which start from random weights"):
+        starting_network(shapes, config, RunLog(tmp_path / "run"), quiet=True)
 
 
 def test_a_task_of_one_class_is_refused(shapes, tmp_path):

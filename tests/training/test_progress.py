@@ -91,10 +91,11 @@ def test_where_nobody_can_read_it_the_run_goes_on(monkeypatch):
         progress.say("a line")
 
 
-def test_without_a_standard_error_stream_the_run_goes_on(monkeypatch):
+def test_without_a_standard_error_stream_the_run_goes_on(monkeypatch, capsys):
     """As under a service of Windows."""
     monkeypatch.setattr(sys, "stderr", None)
     module.say("a line", quiet=False)
+    assert capsys.readouterr().out == ""
 
 
 def test_quiet_says_nothing(clock, monkeypatch):

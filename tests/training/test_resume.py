@@ -727,8 +727,8 @@ def test_where_it_goes_on_is_remembered(shapes, tmp_path, monkeypatch):
     assert {name for name in more if more[name] != begun[name]} == {"fullconv"}
     assert {"torch", "timm", "instructions", "ranks", "threads"} <= begun.keys()
     monkeypatch.setattr(runlog, "__version__", "0.0.8")
-    assert RunLog(run).go_on() == ["goes on with fullconv 0.0.8, not 0.0.7"]
-    assert RunLog(run).go_on() == []
+    assert RunLog(run).note_environment() == ["goes on with fullconv 0.0.8, not 0.0.7"]
+    assert RunLog(run).note_environment() == []
     train(resume=run, quiet=True)
 
 
@@ -777,7 +777,7 @@ def test_other_images_for_a_stage_that_has_no_checkpoint(shapes, tmp_path, monke
     monkeypatch.chdir(run / "stage-2-8s")
     assert log.run == RunLog(".").run == run
     assert RunLog(run / "stage-2").run == run / "stage-2", "is called otherwise"
-    assert log.images() == RunLog(run).images() == names_digest(source, "train")
+    assert log.images_digest() == RunLog(run).images_digest() == names_digest(source, "train")
 
 
 def after(times, real):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from fullconv import LabelSet, fcn8s, load, train
 from fullconv.data import open_dataset, write_shapes
 from fullconv.errors import ModelError, UsageError
 from fullconv.models import FCN
-from fullconv.training import loop, stages
+from fullconv.training import loop, runlog, stages
 from fullconv.training.config import load_config
 from fullconv.training.interrupt import Interrupted
 from fullconv.training.loop import fit
@@ -172,9 +173,13 @@ def test_which_stage_it_is_is_said_and_what_can_be_used_meanwhile(shapes, tmp_pa
         load(run)
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace("checkpoint_minutes: 5.0", "checkpoint_minutes: 7.0"))
+    shutil.rmtree(run / "stage-2-16s")  # As if killed before it had begun.
     monkeypatch.undo()
+    monkeypatch.setattr(runlog, "__version__", "0.0.7")
     train(resume=run)
-    assert re.findall(r"stage \d .*", capsys.readouterr().err) == ["stage 1 of 2: finished before", "stage 2 of 2"]
+    said = capsys.readouterr().err
+    assert re.findall(r"stage \d .*", said) == ["stage 1 of 2: finished before", "stage 2 of 2"]
+    assert "goes on with fullconv 0.0.7, not " in said
     kept = [load_config(str(run / name / "config.yaml")).checkpoint_minutes for name in ("stage-1-32s", "stage-2-16s")]
     assert kept == [5, 7]
     load(run)

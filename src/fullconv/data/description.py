@@ -101,9 +101,10 @@ class Description(BaseModel):
         label_map: Other id in the masks → class name, class id (as in ``classes``), or ``void``.
         bands: Which bands of the image files are the channels, from 1; by default all of a GeoTIFF, an ``.npy`` file or
             with ``range``, else red, green, blue.
-        range: The values in the image files that become 0 and 255; by default 0 and their integer type's largest.
+        range: The values in the image files that become 0 and 255; by default 0 and the largest of
+            their integer type of at most 16 bits.
         stack: Folder of files of the same stems whose bands are further channels, such as depth → the values that
-            become 0 and 255 (null for 0 and their integer type's largest).
+            become 0 and 255 (null for 0 and the largest of their integer type of at most 16 bits).
         tasks: Further tasks on the same images: name → ``masks``, ``classes``, ``ignore_index``, ``label_map``.
     """
 

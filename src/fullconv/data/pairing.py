@@ -170,7 +170,7 @@ def described_stems(root: Path, split: str, stems: str | list[str]) -> tuple[lis
 def split_anew(contents: Contents, root: Path, splits: Mapping[str, str | list[str]]) -> Contents:
     """Return the samples that a ``dataset.yaml`` puts into each split; what is wrong with its lists is a problem.
 
-    Images without masks, or masks without images, that are on no list are none.
+    What is wrong with samples that are on no list is none.
 
     Args:
         contents: All samples, whatever split they are in by themselves.
@@ -183,8 +183,7 @@ def split_anew(contents: Contents, root: Path, splits: Mapping[str, str | list[s
     samples: dict[str, list[Record]] = {}
     for record in dict.fromkeys(chain.from_iterable(contents.splits.values())):
         samples.setdefault(composed(record.stem), []).append(record)
-    chosen = dict[str, tuple[Record, ...]]()
-    problems = [problem for problem in contents.problems if not problem.kind.startswith("missing_")]
+    chosen, problems = dict[str, tuple[Record, ...]](), list[Problem]()
     for split, listed in splits.items():
         stems, where = described_stems(root if root.is_dir() else root.parent, split, listed)
         problems += _twice(stems, where)
@@ -200,7 +199,9 @@ def split_anew(contents: Contents, root: Path, splits: Mapping[str, str | list[s
                 seen = f"names {stem!r}, but {len(found)} images have that stem ({images[0]}, {images[1]})"
                 problems.append(Problem("duplicate_stem", (Path(where), *images), seen, "rename all but one of them"))
         chosen[split] = tuple(samples[stem][0] for stem in dict.fromkeys(stems) if stem in samples)
-    return replace(contents, splits=chosen, problems=tuple(problems))
+    used = {path for part in chosen.values() for record in part for path in (record.image.path, record.mask.path)}
+    kept = [one for one in contents.problems if not one.kind.startswith("missing_") and used & {*one.files}]
+    return replace(contents, splits=chosen, problems=(*kept, *problems))
 
 
 def _twice(stems: Sequence[str], where: Path | str) -> list[Problem]:

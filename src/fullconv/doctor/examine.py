@@ -221,7 +221,7 @@ def _palette_problem(record: Record, present: Int64[np.ndarray, "p"], table: Cla
     if palette is None or present[-1] >= len(palette):
         return None
     void = table.labels.ignore_index
-    # A class, or void, whose own id label_map sends elsewhere is told by its colour alone.
+    # A class, or void, that no id stands for (label_map sends its own elsewhere) can only be met by colour.
     told = {*table.ids.values()}
     pairs = [(table.colours.get(palette[index]), table.ids.get(index, void)) for index in present.tolist()]
     if any(by_colour is None for by_colour, _ in pairs):

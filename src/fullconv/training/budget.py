@@ -18,7 +18,7 @@ from .config import TrainConfig, changed
 from .feed import build_feed, input_scale, resolved
 from .interrupt import Interrupt, leaving_passes
 from .loop import saying_how_to_do_without
-from .network import build_model
+from .network import build_model, fresh_layers_unsaid
 from .progress import say
 from .runlog import RunLog
 from .runtime import Runtime
@@ -151,7 +151,9 @@ def epochs_within(
     seconds, costs = (end - time.monotonic()) / len(stages), list[Cost]()
     for stage in stages:
         torch.manual_seed(stage.seed)
-        costs.append(measured(seconds, build_model(source, stage), source, stage, folder))
+        with fresh_layers_unsaid():
+            model = build_model(source, stage)
+        costs.append(measured(seconds, model, source, stage, folder))
     share = _largest_share(MARGIN * (end - time.monotonic()), costs, wanted)
     # The slowest rank decides.
     share = -Runtime().largest(-int(GRAINS * share)) / GRAINS

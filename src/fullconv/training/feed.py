@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 from ..data import Augmented, Batch, CachedDataset, DataSource, EpochSampler, Patches, TrainingTransform, collate
 from ..data.sample import FILL
 from ..errors import FullconvError, UsageError
-from ..files import ImageFile
+from ..files import CellImage, ImageFile, Picture
 from .config import TrainConfig, changed
 from .interrupt import deaf_to_signals
 
@@ -157,8 +157,8 @@ def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: in
     samples = source.dataset("train")
     enlarged = input_scale(source, config)
     crop = derived_crop(median_side(source), enlarged) if data.crop == "auto" else _pair(data.crop)
-    colours = isinstance(samples.records[0].image, ImageFile)
-    fill = FILL if colours else source.channel_moments("train")[0]  # About zero, once normalised.
+    # About zero, once normalised.
+    fill = FILL if in_colours(samples.records[0].image) else source.channel_moments("train")[0]
     transform = TrainingTransform(
         crop,
         scale=(data.scale[0] * enlarged, data.scale[1] * enlarged),
@@ -191,6 +191,11 @@ def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: in
         generator=torch.Generator(),
     )
     return Feed(loader, sampler, epochs, crop, config.evaluations if "val" in source.splits else 0)
+
+
+def in_colours(image: Picture) -> bool:
+    """Return whether an image is red, green, blue as a picture file is, also in a table, and not bands of its own."""
+    return isinstance(image, (ImageFile, CellImage))
 
 
 def names_digest(source: DataSource, split: str) -> str:

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..errors import Interrupted
 
-_HANGUP = tuple(getattr(signal, name) for name in ("SIGHUP",) if hasattr(signal, name))
+_HANGUP: tuple[signal.Signals, ...] = (signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ()
 """What a terminal sends as it is closed; Windows has no such signal."""
 
 
@@ -74,8 +74,9 @@ def _handled(handler: Any) -> Iterator[None]:
     before = {}
     with suppress(ValueError):  # Only the main thread may.
         for number in (signal.SIGINT, signal.SIGTERM, *_HANGUP):
-            kept = (None, signal.SIG_IGN) if number in _HANGUP else (None,)
-            if signal.getsignal(number) not in kept:  # One that is not Python's cannot be put back.
+            old = signal.getsignal(number)
+            # One that is not Python's cannot be put back; SIGHUP that is ignored stays so.
+            if old is not None and not (number in _HANGUP and old == signal.SIG_IGN):
                 before[number] = signal.signal(number, handler)
     try:
         yield

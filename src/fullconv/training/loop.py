@@ -1,6 +1,5 @@
 """Training: read :func:`fit` for the loop; one step of it is in ``step.py``."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from .config import TrainConfig, changed
 from .events import Events
 from .feed import Feed, build_feed, names_digest
 from .interrupt import Abandoned, interruptible, leaving_passes
-from .network import build_model, initialised
+from .network import build_model, fresh_layers_unsaid, initialised
 from .progress import (
     TrainingProgress,
     balance_in_words,
@@ -62,7 +61,7 @@ def fit(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = F
     log.rewrite(state.records)
     events = Events(log.folder, len(state.records) + 1) if config.tensorboard and log.writes else None
     progress = TrainingProgress(state, quiet=quiet)
-    progress.say(*log.go_on())
+    progress.say(*log.note_environment())
     progress.say(*describe(model, source, feed, config, runtime, begun=state.step > 0))
     progress.say(*trained_and_scored(source))
     for task, part in source.tasks.items():
@@ -104,9 +103,8 @@ def starting_network(source: DataSource, config: TrainConfig, log: RunLog, *, qu
     Where the files are gone that it started from, but a checkpoint is there, it comes without their weights.
     """
     try:
-        with warnings.catch_warnings():
-            if log.checkpoints.exist():  # They hold what a file of weights lacks.
-                warnings.filterwarnings("ignore", ".*start from random weights")
+        # Checkpoints hold what a file of weights lacks.
+        with fresh_layers_unsaid() if log.checkpoints.exist() else nullcontext():
             model, report = initialised(source, config)
     except FullconvError:
         if log.checkpoints.latest() is None:

@@ -1,16 +1,20 @@
 """From a configuration and a data set to the network that is trained."""
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from ..data import DataSource
 from ..data.source import Moments
 from ..errors import UsageError
-from ..files import Bands, ImageFile, Picture, Stack
+from ..files import Bands, Picture, Stack
 from ..inference import model_folder
 from ..models import FCN, ModelConfig, StartReport, start_from
 from ..models.build import check_scaled_skips
 from .config import TrainConfig
-from .feed import input_scale
+from .feed import in_colours, input_scale
 
 NORMALISATIONS = {
     "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
@@ -37,7 +41,7 @@ def build_model(source: DataSource, config: TrainConfig) -> FCN:
             f"model.normalisation={section.normalisation} is of red, green, blue, but the images have {channels} "
             f"channels: leave it out, and mean and deviation are those of the training images"
         )
-    if normalisation is None and not isinstance(image, ImageFile):
+    if normalisation is None and not in_colours(image):
         normalisation = source.channel_moments("train")
     labels = {task: part.labels for task, part in source.tasks.items()}
     options = section.model_dump(exclude={"trunk_weights", "normalisation", "init", "recompute", "input_scale"})
@@ -64,6 +68,14 @@ def _bands(image: Picture) -> tuple[int, ...] | None:
     if isinstance(image, Bands):
         return image.numbers or tuple(range(1, image.channels() + 1))
     return () if isinstance(image, Stack) else None
+
+
+@contextmanager
+def fresh_layers_unsaid() -> Iterator[None]:
+    """Build a network in the block without the warning of fc6 and fc7, which is given as training begins."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*start from random weights")
+        yield
 
 
 def initialised(source: DataSource, config: TrainConfig) -> tuple[FCN, StartReport | None]:

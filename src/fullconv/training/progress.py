@@ -205,7 +205,13 @@ def _console(quiet: bool) -> Console:
         terminal = False
     silent, stream = quiet or not is_first(), sys.stderr and cast(IO[str], _Lines(sys.stderr))
     return Console(
-        file=stream, quiet=silent, highlight=False, soft_wrap=True, force_terminal=terminal, force_jupyter=False
+        file=stream,
+        stderr=True,
+        quiet=silent,
+        highlight=False,
+        soft_wrap=True,
+        force_terminal=terminal,
+        force_jupyter=False,
     )
 
 

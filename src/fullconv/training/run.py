@@ -125,7 +125,7 @@ def _check_same_images(source: DataSource, log: RunLog) -> None:
     Raises:
         DataError: They have other names, or another order.
     """
-    if log.images() not in (None, names_digest(source, "train")):
+    if log.images_digest() not in (None, names_digest(source, "train")):
         raise DataError(
             f"{source.root}: its images to train on are not those that {log.folder} was begun on; resume it on its own "
             f"data set, as it was, or start another run from this one's weights (model.init)"

@@ -69,7 +69,7 @@ class RunLog:
         folder: See above.
         run: What ``--resume`` takes: the run, also of a stage.
         writes: Whether this process writes there; of several that train together only one does.
-        moved_to: Where the data set is now, if the run is to remember another place than before.
+        moved_to: DATA as given to a resumed run, which remembers it; None where none was given.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -139,7 +139,7 @@ class RunLog:
             data = None
             with suppress(UsageError):  # Nor does the stage know it then.
                 data = self._started_on()
-            log.start(config, data, self.images())
+            log.start(config, data, self.images_digest())
         elif self.writes and not (folder / SUMMARY).is_file():
             log.remember(config)  # The run's may have been edited since.
         return log
@@ -224,13 +224,13 @@ class RunLog:
         Args:
             config: The settings.
             data: Where the data set is; None if it was opened in Python.
-            images: What :meth:`images` is to return.
+            images: What :meth:`images_digest` is to return.
         """
         place = None if data is None else str(Path(data).resolve())
         self.write_json(ENVIRONMENT, environment() | {"data": place, "images": images})
         self._write_config(config)
 
-    def images(self) -> str | None:
+    def images_digest(self) -> str | None:
         """Return the digest of the names of the images to train on (see ``feed.names_digest``); None if unknown."""
         found = self._environment().get("images")
         return found if isinstance(found, str) else None
@@ -244,15 +244,11 @@ class RunLog:
         text = yaml.safe_dump(with_absolute_paths(config).model_dump(mode="json"), sort_keys=False)
         self._write(CONFIG, text)
 
-    def go_on(self) -> list[str]:
+    def note_environment(self) -> list[str]:
         """Remember what is other than when the run was begun, or last gone on with, and return lines that say so.
 
         That is its environment, and where its data set is.
         """
-        if self.run != self.folder:
-            whole = RunLog(self.run)
-            whole.moved_to = self.moved_to
-            whole.go_on()
         record, now = self._environment(), environment()
         before = [record, *record.get("resumed", [])][-1]
         changed = [name for name, value in now.items() if name != "command" and before.get(name) != value]
@@ -262,6 +258,10 @@ class RunLog:
             record["data"] = str(self.moved_to)
         if changed or self.moved_to is not None:
             self.write_json(ENVIRONMENT, record, GO_ON)
+        if self.run != self.folder:  # Its run knows what it went on with last; a stage may only begin now.
+            whole = RunLog(self.run)
+            whole.moved_to = self.moved_to
+            return whole.note_environment()
         return [f"goes on with {name} {now[name]}, not {before[name]}" for name in changed if name in before]
 
     def _environment(self) -> dict[str, Any]:

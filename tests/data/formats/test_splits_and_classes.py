@@ -334,6 +334,15 @@ def test_what_is_on_no_list_needs_no_partner(tmp_path, write):
     assert "names 'a', but" in refused_text(tmp_path)
 
 
+def test_what_is_on_no_list_may_stand_twice(tmp_path):
+    write_nested(tmp_path)
+    Image.new("RGB", (W, H)).save(tmp_path / "train" / "images" / "a.jpg")
+    (tmp_path / "dataset.yaml").write_text("splits: {train: [b]}")
+    assert split_stems(open_dataset(tmp_path)) == {"train": ["b"]}
+    (tmp_path / "dataset.yaml").write_text("splits: {train: [a]}")
+    assert "2 files have the stem 'a'" in refused_text(tmp_path)
+
+
 def write_yolo_twice(root):
     (root / "images").mkdir()
     Image.new("RGB", (W, H)).save(root / "images" / "a.png")

@@ -160,7 +160,7 @@ def _described(contents: Contents, description: Description, where: Path | None)
     """Return what was found, changed by what a ``dataset.yaml`` says.
 
     Raises:
-        DataError: It gives a class another id than the data set's own table does, or ignores a class's id.
+        DataError: It gives a class of drawn masks another id than they are drawn with, or ignores a class's id.
     """
     given = description.model_fields_set
     ours = contents.entries is None or description.classes or contents.where.name in _DESCRIPTIONS
