@@ -233,7 +233,7 @@ def naming_lost_ranks() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+        if not (dist.is_available() and (isinstance(error, dist.DistError) or "gloo" in str(error))):
             raise
         raise FullconvError(
             f"another rank has ended, or cannot be reached; if it was not killed, its own line says why "
