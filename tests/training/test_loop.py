@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import sys
+import warnings
 import weakref
 from dataclasses import replace
 from functools import partial
@@ -459,7 +460,9 @@ def test_fresh_layers_are_said_as_training_begins_and_not_before(shapes, tmp_pat
     save_file(weights, tmp_path / "features.safetensors")
     settings = TINY | {"model.trunk": "alexnet", "model.trunk_weights": str(tmp_path / "features.safetensors")}
     config = load_config("modern", settings | {"model.context": "fc"})
-    check_networks(shapes, config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_networks(shapes, config)
     with pytest.warns(UserWarning, match="holds no fc6 and fc7, which start from random weights"):
         starting_network(shapes, config, RunLog(tmp_path / "run"), quiet=True)
 
