@@ -54,6 +54,12 @@ def command(data, run, settings):
     return ["train", data, "--out", run, *changes]
 
 
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
 def train_on_two_ranks(words, output, code=0, meanwhile=None, restarts=0):
     """Start two ranks with the environment that torchrun would give them, and return what both said.
 
@@ -65,9 +71,7 @@ def train_on_two_ranks(words, output, code=0, meanwhile=None, restarts=0):
         restarts: How often torchrun would have started them again; or each of them.
     """
     output.touch()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
     counts = restarts if isinstance(restarts, tuple) else (restarts, restarts)
     if counts[0] != counts[1]:
         group["GROUP_WORLD_SIZE"] = "2"  # They are of two machines.
@@ -254,24 +258,32 @@ def test_a_signal_to_one_rank_ends_both(shapes, tmp_path, more):
 @pytest.mark.slow
 def test_each_of_two_ranks_holds_half(tmp_path):
     """Of weights and of the optimiser's two numbers for each, after a step."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = [WARM.Process(target=write_share, args=(rank, port, tmp_path / f"{rank}.json")) for rank in (0, 1)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(150)
-        rank.kill()
-    shares = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    shares = [json.loads(path.read_text()) for path in written_by_two_ranks(write_share, tmp_path)]
     for share in shares:
         assert share["weights"] < 0.6 * share["all"] and share["optimiser"] < 0.6 * 2 * share["all"], share
     assert sum(share["weights"] for share in shares) == shares[0]["all"]
 
 
-def write_share(rank, port, path):
+def written_by_two_ranks(write, folder):
+    """Call a function as each of two ranks, with the rank and a file to write, and return the files."""
+    port, files = free_port(), [folder / "0", folder / "1"]
+    ranks = [WARM.Process(target=as_rank, args=(write, rank, port, file)) for rank, file in enumerate(files)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(150)
+        rank.kill()
+    return files
+
+
+def as_rank(write, rank, port, path):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    write(rank, path)
+
+
+def write_share(_, path):
     """Take a step as one of two ranks that share a network's weights; write how many numbers this one holds."""
-    join_group(rank, port)
     config = load_config("modern", {"optim.sharded": True, "optim.batch_norm": "frozen"})
     model, runtime = fcn8s("small", 4, context="none"), Runtime(device="cpu")
     runtime.prepare(model)
@@ -290,33 +302,18 @@ def write_share(rank, port, path):
 @pytest.mark.slow
 def test_ranks_whose_weights_lie_otherwise_have_the_same(tmp_path):
     """As on two machines, of which one has more instructions."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    ranks = [WARM.Process(target=write_weights, args=(rank, port, tmp_path / f"{rank}.pt")) for rank in (0, 1)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(150)
-        rank.kill()
-    one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    one, two = (torch.load(path, weights_only=True) for path in written_by_two_ranks(write_weights, tmp_path))
     for name, weight in one.items():
         assert torch.equal(weight, two[name]), name
 
 
-def write_weights(rank, port, path):
+def write_weights(rank, path):
     """Write what one of two ranks has of another's weights, after they were drawn differently."""
-    join_group(rank, port)
     runtime.fastest_layout = lambda *_: (torch.contiguous_format, torch.channels_last)[rank]
     torch.manual_seed(rank)
     model = fcn8s("small", 4, context="none")
     Runtime(device="cpu").prepare(model)
     torch.save(model.state_dict(), path)
-
-
-def join_group(rank, port):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
 
 
 @pytest.mark.slow
