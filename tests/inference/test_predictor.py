@@ -101,6 +101,8 @@ def test_load_takes_models_and_runs(predictor, tmp_path):
     expected = predictor.predict(image).labels
     for folder in ("model", "run", "stopped"):
         assert np.array_equal(load(tmp_path / folder).predict(image).labels, expected)
+    with torch.inference_mode():
+        assert np.array_equal(load(tmp_path / "model").predict(image).labels, expected)
 
 
 def test_errors_are_named(predictor, tmp_path):

@@ -176,6 +176,21 @@ def test_the_module_is_left_as_it_was():
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16, torch.float64])
+def test_precision_is_of_no_account(precision):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU())
+    expected = geometry_of(net)
+    assert geometry_of(net.to(precision)) == expected
+
+
+def test_inference_mode_is_of_no_account():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.AvgPool2d(2))
+    expected = geometry_of(net)
+    with torch.inference_mode():
+        assert geometry_of(net) == expected
+        assert torch.is_inference_mode_enabled()
+
+
 def test_dictionaries_and_lists_of_outputs():
     several = Lambda(lambda x, conv: {"fine": x, "coarse": conv(x)}, nn.Conv2d(3, 1, 2, 2))
     assert list(geometry_of(several).outputs) == ["fine", "coarse"]

@@ -137,14 +137,16 @@ def _marked(here: Mapping[str, Feature], there: Mapping[str, Feature]) -> dict[s
     return {name: replace(feature, size_dependent=differs(feature)) for name, feature in here.items()}
 
 
+@torch.inference_mode(False)  # Within it a dispatch mode sees convolutions undecomposed.
 def _trace(module: nn.Module, shape: tuple[int, int, int]) -> ModuleGeometry:
     tracer = _Tracer(module)
-    image = torch.empty(1, *shape, device="meta")
-    tracer.know(image, Grid())
     state = {
         name: torch.empty_like(value, device="meta")
         for name, value in (*module.named_parameters(), *module.named_buffers())
     }
+    precision = next((value.dtype for value in state.values() if value.is_floating_point()), None)
+    image = torch.empty(1, *shape, device="meta", dtype=precision)
+    tracer.know(image, Grid())
     with _evaluation_mode(module), tracer.hooked(), torch.no_grad(), tracer:
         try:
             output = torch.func.functional_call(module, state, (image,))
