@@ -12,7 +12,7 @@ from fullconv.data.labels import VOID_COLOUR, LabelSet
 from fullconv.errors import DataError, UsageError
 from fullconv.evaluation import evaluate, panel, save_panels
 from fullconv.evaluation.pictures import CAPTION, GAP, RIGHT, WRONG, errors
-from fullconv.inference import Predictor
+from fullconv.inference import Predictor, Views
 
 
 @pytest.fixture(scope="module")
@@ -132,11 +132,15 @@ def test_panels_of_any_channels_and_task(channels):
     assert (sheet == RIGHT).all()
 
 
-def test_a_network_that_is_scored_goes_on_being_trained(shapes, model):
+@pytest.mark.parametrize("given", [lambda network: network, Predictor])
+@pytest.mark.parametrize("views", [None, Views(mirror=True)])
+def test_a_network_that_is_scored_goes_on_being_trained(shapes, model, given, views):
     """In the mode and on the device that it was."""
-    network = copy.deepcopy(model).train()
-    network.trunk.eval()
+    network = copy.deepcopy(model)
+    scored = given(network)
+    network.train()
+    network.heads.eval()
     modes = [layer.training for layer in network.modules()]
-    found = evaluate(network, shapes, "val")
+    found = evaluate(scored, shapes, "val", views=views)
     assert [layer.training for layer in network.modules()] == modes and {True, False} == set(modes)
-    assert found.confusion.equal(evaluate(model, shapes, "val").confusion)
+    assert found.confusion.equal(evaluate(model, shapes, "val", views=views).confusion)

@@ -133,6 +133,16 @@ def test_arrays_of_channels_are_scaled():
             predictor.predict(image)
 
 
+def test_a_network_in_training_predicts_as_ever_and_learns_nothing(predictor):
+    image = rgb()
+    network = copy.deepcopy(predictor.model)
+    kept = Predictor(network)
+    before = {name: value.clone() for name, value in network.train().state_dict().items()}
+    assert np.array_equal(kept.predict(image).confidence, predictor.predict(image).confidence)
+    assert all(layer.training for layer in network.modules())
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
 def test_a_task_is_chosen_by_name():
     model = fcn8s("small", {"semantic": 4, "geometric": 3})
     assert Predictor(model).label_set.num_classes == 4

@@ -1,7 +1,7 @@
 """Scores of a network on a data set: one histogram over every labelled pixel at original resolution."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import get_args
 
@@ -10,7 +10,7 @@ import torch
 from ..data import DataSource, Sample, open_dataset
 from ..errors import DataError, UsageError
 from ..files import Bands, Stack
-from ..inference import Predictor, Views, load
+from ..inference import Predictor, Views, evaluation_mode, load
 from ..metrics import AbsentClasses, Scores, confusion_matrix
 from ..models import FCN
 
@@ -54,7 +54,8 @@ def evaluate(
     if absent not in get_args(AbsentClasses):
         raise UsageError(f"absent is {absent!r}; use 'exclude' or 'zero'")
     source = data if isinstance(data, DataSource) else open_dataset(data)
-    with _left_in_training(model):
+    network = model.model if isinstance(model, Predictor) else model
+    with evaluation_mode(network) if isinstance(network, FCN) else nullcontext():
         predictor = as_predictor(model, task, views)
         source = source.tasks.get(predictor.task, source)
         split = split or default_split(source)
@@ -63,17 +64,6 @@ def evaluate(
         records = source.records(split)
         matrix = confusion(predictor, map(source.read_sample, records), progress, len(records))
     return Scores.from_confusion(matrix, source.labels.names, absent=absent)
-
-
-@contextmanager
-def _left_in_training(model: Model) -> Iterator[None]:
-    """Put a network's layers back into training mode after the block, those that were in it: the caller trains it."""
-    training = [layer for layer in model.modules() if layer.training] if isinstance(model, FCN) else []
-    try:
-        yield
-    finally:
-        for layer in training:
-            layer.training = True
 
 
 def confusion(

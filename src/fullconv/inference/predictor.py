@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import DataError, ModelError, UsageError, out_of_memory
 from ..files.images import read_image, to_rgb
@@ -28,7 +28,8 @@ class Predictor:
     """A network ready to predict.
 
     Args:
-        model: The network; it is put into evaluation mode. It may be of bfloat16 or half precision.
+        model: The network; it is put into evaluation mode, in which it also predicts while the caller trains it on. It
+            may be of bfloat16 or half precision.
         device: Where to run it; by default the first GPU, else the CPU.
         task: Which task to predict; by default the first.
         views: Scaled and mirrored versions of an image to predict and average; by default the image alone.
@@ -118,7 +119,8 @@ class Predictor:
             batch = batch.mean(1, keepdim=True)
         if self.channels != batch.shape[1]:
             raise UsageError(f"the model takes {self.channels} channels, the image has {batch.shape[1]}; {_STACKED}")
-        return self.views.scores(lambda view, scale: self.model.logits(view, scale)[self.task].float(), batch)[0]
+        with evaluation_mode(self.model):
+            return self.views.scores(lambda view, scale: self.model.logits(view, scale)[self.task].float(), batch)[0]
 
     @contextmanager
     def _within_memory(self, image: Tensor) -> Iterator[None]:
@@ -132,6 +134,19 @@ class Predictor:
                 f"{height}×{width} pixels are too much for the memory ({self.device}); scale or cut the image first "
                 f"({' '.join(str(error).split())[:200]})"
             ) from error
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Keep a network in evaluation mode in the block, and leave its layers in the mode they were in."""
+    training = [layer for layer in model.modules() if layer.training]
+    for layer in training:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in training:
+            layer.training = True
 
 
 def _in_range(image: Tensor) -> Tensor:
