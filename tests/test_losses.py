@@ -1,5 +1,6 @@
 import inspect
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -39,6 +40,36 @@ def test_class_weights_are_torchs(reduction):
     torch.testing.assert_close(ours, theirs)
     ones = pixel_cross_entropy(logits, target, reduction=reduction, class_weights=torch.ones(3))
     torch.testing.assert_close(ones, pixel_cross_entropy(logits, target, reduction=reduction))
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "measure",
+    [
+        soft_jaccard,
+        pixel_cross_entropy,
+        partial(pixel_cross_entropy, reduction="sum", class_weights=torch.tensor([0.5, 2.0, 1.0])),
+    ],
+)
+def test_logits_of_half_precision_are_summed_in_single(measure, precision):
+    """Counts in theirs would stop at 256 or 2048, and sums be infinite."""
+    halves, target = torch.randn(2, 3, 125, 200).to(precision), torch.randint(3, (2, 125, 200))
+    wide = halves.float().requires_grad_()
+    expected = measure(wide, target)
+    expected.backward()
+    found = measure(halves.requires_grad_(), target)
+    found.backward()
+    assert found.dtype == torch.float32 and found.equal(expected)
+    assert halves.grad.equal(wide.grad.to(precision))
+
+
+def test_weights_of_half_precision_are_summed_in_single():
+    target, weights = torch.randint(3, (2, 250, 200)), torch.tensor([1.0, 2.0, 1.0])
+    logits = torch.randn(2, 3, 250, 200)
+    expected = pixel_cross_entropy(logits, target, class_weights=weights)
+    assert pixel_cross_entropy(logits.half(), target, class_weights=weights.half()).item() == pytest.approx(
+        expected.item(), rel=1e-3
+    )
 
 
 def test_uniform_scores_cost_the_logarithm_of_the_number_of_classes():

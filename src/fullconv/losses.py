@@ -91,7 +91,7 @@ def pixel_cross_entropy(
     A batch without any labelled pixel has loss 0 and gradient 0.
 
     Args:
-        logits: Scores before softmax.
+        logits: Scores before softmax; of half precision, they are summed in single, and so is the loss.
         target: Class ids 0 to k − 1, or ``ignore_index``.
         ignore_index: Id of the pixels that do not count.
         reduction: ``"mean"`` over labelled pixels, or ``"sum"`` (the reference's rates are for the sum).
@@ -107,9 +107,9 @@ def pixel_cross_entropy(
     _check_reduction(reduction)
     _check_ids(target, logits.shape[1], ignore_index)
     total = F.cross_entropy(
-        logits,
+        _wide(logits),
         target,
-        weight=class_weights,
+        weight=None if class_weights is None else _wide(class_weights),
         ignore_index=ignore_index,
         reduction="sum",
         label_smoothing=label_smoothing,
@@ -218,7 +218,7 @@ def soft_jaccard(
     Every class that occurs in the target counts the same, however few its pixels are. Without any, the loss is 0.
 
     Args:
-        logits: Scores before softmax.
+        logits: Scores before softmax; of half precision, they are summed in single, and so is the loss.
         target: Class ids 0 to k − 1, or ``ignore_index``; y is 1 where it is the class, else 0.
         ignore_index: Id of the pixels that do not count.
 
@@ -228,7 +228,7 @@ def soft_jaccard(
     Source: Rahman & Wang 2016, "Optimizing Intersection-over-Union in Deep Neural Networks for Image Segmentation".
     """
     _check_ids(target, logits.shape[1], ignore_index)
-    return _jaccard(_class_sums(logits, target, ignore_index))
+    return _jaccard(_class_sums(_wide(logits), target, ignore_index))
 
 
 def upsampled_soft_jaccard(
@@ -254,9 +254,10 @@ def upsampled_soft_jaccard(
         for some, top, bottom in _strips(target, scores.shape[1]):
             logits = upsampling.strip(scores[some], kernels, top, bottom, target.shape[2])
             sums += _class_sums(logits, target[some, top:bottom], ignore_index)
-    with torch.enable_grad():
-        loss = _jaccard(sums.requires_grad_())
-        (slopes,) = torch.autograd.grad(loss, sums)
+    if not torch.is_grad_enabled():
+        return _jaccard(sums)
+    loss = _jaccard(sums.requires_grad_())
+    (slopes,) = torch.autograd.grad(loss, sums)
 
     def measure(logits: Tensor, part: Tensor) -> Tensor:
         return (slopes * _class_sums(logits, part, ignore_index)).sum()
@@ -330,7 +331,7 @@ def mean_divisor(target: Int64[Tensor, "n h w"], ignore_index: int, class_weight
 
 def _divisor(target: Tensor, ignore_index: int, class_weights: Tensor | None) -> Tensor:
     counted = target != ignore_index
-    count = counted.sum() if class_weights is None else class_weights[target[counted]].sum()
+    count = counted.sum() if class_weights is None else _wide(class_weights)[target[counted]].sum()
     # A mean over no pixel is 0, not 0 / 0.
     return torch.where(count > 0, count, 1)
 
