@@ -310,6 +310,23 @@ def test_a_hand_made_network_predicts_but_is_not_saved(tmp_path):
         model.save_pretrained(tmp_path)
 
 
+def test_a_network_of_other_classes_than_it_was_built_for_is_not_saved(tmp_path):
+    """It could not be loaded."""
+    model = fcn8s("small", {"semantic": 3, "object": 2})
+    model.labels["object"] = LabelSet.of(["a", "b", "c"])
+    with pytest.raises(UsageError, match=r"task 'object' was built for 2 classes, its head scores 2, .* name 3"):
+        model.save_pretrained(tmp_path / "model")
+    model.heads["object"] = SkipHead(model.trunk.ladder_taps(8), 3)
+    with pytest.raises(UsageError, match=r"task 'object' was built for 2 classes, its head scores 3, .* name 3"):
+        model.save_pretrained(tmp_path / "model")
+    del model.heads["object"]
+    with pytest.raises(UsageError, match=r"task 'object' was built for 2 classes, its head scores 0"):
+        model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    with pytest.raises(UsageError, match=r"task 'semantic' was built for 3 classes, its head scores 3, .* name 2"):
+        FCN.from_config(model.config, labels={"semantic": LabelSet.of(["a", "b"])})
+
+
 @pytest.mark.parametrize("scale", [0.5, 1.5, 2.0])
 @pytest.mark.parametrize("size", [(1, 1), (33, 47), (64, 40)])
 def test_input_scale_is_a_larger_image_and_its_logits_brought_back(scale, size, tmp_path):

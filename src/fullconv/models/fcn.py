@@ -101,7 +101,8 @@ class FCN(nn.Module):
             labels: Class tables by task; by default ``class 0`` and on.
 
         Raises:
-            UsageError: The trunk is unknown, has no such stride, or the options do not fit it.
+            UsageError: The trunk is unknown, has no such stride, or the options do not fit it; or a table names another
+                number of classes than its task has.
             ModelError: The weight file cannot be used.
         """
         trunk = build_trunk(
@@ -117,6 +118,7 @@ class FCN(nn.Module):
         model = cls(trunk, heads, normalisation, config.input_scale)
         model.config = config.model_copy(update={"normalisation": (normalisation.mean, normalisation.std)})
         model.labels |= labels or {}
+        model._check_tasks(config)
         return model
 
     def normalise_as(self, moments: tuple[tuple[float, ...], tuple[float, ...]]) -> None:
@@ -134,11 +136,24 @@ class FCN(nn.Module):
             remedy: What the error says to do where that cannot be written.
 
         Raises:
-            UsageError: The folder cannot be written, or the network was put together by hand.
+            UsageError: The folder cannot be written, the network was put together by hand, or a task's head or labels
+                are of another number of classes than it was built for.
         """
         if self.config is None:
             raise UsageError("a network put together by hand has no configuration to save: build it with from_config")
+        self._check_tasks(self.config)
         write_model(folder, self.config, self.labels, self.state_dict(), remedy)
+
+    def _check_tasks(self, config: ModelConfig) -> None:
+        heads = dict(self.heads.items())
+        for task in (*config.tasks, *heads):
+            built, head = config.tasks.get(task, 0), getattr(heads.get(task), "num_classes", 0)
+            named = self.labels[task].num_classes if task in self.labels else 0
+            if not built == head == named:
+                raise UsageError(
+                    f"task {task!r} was built for {built} classes, its head scores {head}, its labels name {named}: "
+                    f"build the network for as many classes as it is to have, and give labels with a name for each"
+                )
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "FCN":
