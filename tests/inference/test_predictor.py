@@ -1,4 +1,5 @@
 import copy
+import weakref
 
 import numpy as np
 import pytest
@@ -198,3 +199,25 @@ def test_an_image_too_large_for_the_memory_is_named(predictor, tmp_path, monkeyp
     monkeypatch.setattr(predictor.model, "logits", lambda *_: torch.zeros(2)[3:].reshape(7))
     with pytest.raises(RuntimeError, match="shape"):
         predictor.predict(rgb())
+
+
+@pytest.mark.parametrize("where", ["logits", "logsumexp"])
+def test_the_error_of_an_image_too_large_holds_no_tensor(predictor, monkeypatch, where):
+    """Notebooks keep the last error."""
+    held = []
+
+    def short_of_memory(*inputs):
+        scores = inputs[0] * 1
+        held.append(weakref.ref(scores))
+        raise RuntimeError("can't allocate memory")
+
+    def maximum(scores, axis):
+        held.append(weakref.ref(scores))
+        return real(scores, axis)
+
+    real = torch.Tensor.max
+    monkeypatch.setattr(torch.Tensor, "max", maximum)
+    monkeypatch.setattr(predictor.model if where == "logits" else torch, where, short_of_memory)
+    with pytest.raises(DataError) as raised:
+        predictor.predict(rgb())
+    assert held and all(tensor() is None for tensor in held), raised

@@ -1,3 +1,4 @@
+import gc
 import json
 import math
 import multiprocessing
@@ -247,6 +248,22 @@ def test_the_rate_is_said_for_the_pixels_that_count(shapes):
         config = load_config("modern", {**sgd, "data.crop": crop})
         lines = describe(build_model(shapes, config), shapes, build_feed(shapes, config), config, Runtime(device="cpu"))
         assert f"{4 * area / 4:,.0f} pixels a step" in lines[-1]
+
+
+@pytest.mark.parametrize("error", [NotFinite("the loss is nan"), KeyboardInterrupt(), Interrupted(15, "")])
+def test_the_error_that_ends_a_run_holds_none_of_it(shapes, tmp_path, monkeypatch, error):
+    """Notebooks keep the last error."""
+    held = []
+
+    def step(model, batches, optimiser, objective):
+        held.extend(weakref.ref(kept) for kept in (model, optimiser, batches[0].images))
+        raise error
+
+    monkeypatch.setattr(loop, "train_step", step)
+    with pytest.raises(type(error)):
+        run(shapes, tmp_path / "run")
+    gc.collect()
+    assert held and not any(kept() is not None for kept in held)
 
 
 def test_a_loss_that_explodes_stops_the_run_and_keeps_nothing_of_it(shapes, tmp_path):

@@ -4,6 +4,7 @@ import copy
 import math
 import re
 import warnings
+import weakref
 
 import pytest
 import torch
@@ -134,6 +135,24 @@ def test_a_batch_too_large_for_the_memory_is_taken_in_parts(model, batch, monkey
         torch.testing.assert_close(model.state_dict()[name], tensor, msg=lambda text, name=name: name + text)
     step(model, batch, config, runtime)
     assert seen[5:] == [2, 2, 2], "later steps start in parts"
+
+
+def test_the_error_of_an_image_too_large_holds_no_activations(model, batch, monkeypatch):
+    """Notebooks keep the last error."""
+    held = []
+
+    def short_of_memory(images):
+        activations = images * 2
+        held.append(weakref.ref(activations))
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr(model, "coarse", short_of_memory)
+    with (
+        pytest.warns(UserWarning, match="out of memory"),
+        pytest.raises(FullconvError, match="one image at a time is too much") as raised,
+    ):
+        step(model, batch)
+    assert held and all(tensor() is None for tensor in held), raised
 
 
 def test_a_pass_that_ran_out_of_memory_does_not_count(batch, monkeypatch):

@@ -1,11 +1,13 @@
 """From an image of any size to a class for every pixel."""
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
@@ -106,9 +108,7 @@ class Predictor:
 
     def _run(self, image: Tensor) -> tuple[Tensor, Tensor]:
         with self._within_memory(image):
-            scores = self._scores(image)
-            best, labels = scores.max(0)
-            confidence = torch.exp(best - torch.logsumexp(scores, 0))
+            labels, confidence = _most_probable(self._scores(image))
         small = torch.uint8 if self.label_set.num_classes <= 256 else torch.int16
         return labels.to(small), confidence.clamp_(0, 1)
 
@@ -129,11 +129,17 @@ class Predictor:
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
+            traceback.clear_frames(error.__traceback__)  # They hold the pass's tensors, and notebooks keep the error.
             height, width = image.shape[-2:]
             raise DataError(
                 f"{height}×{width} pixels are too much for the memory ({self.device}); scale or cut the image first "
                 f"({' '.join(str(error).split())[:200]})"
             ) from error
+
+
+def _most_probable(scores: Float[Tensor, "k h w"]) -> tuple[Tensor, Tensor]:
+    best, labels = scores.max(0)
+    return labels, torch.exp(best - torch.logsumexp(scores, 0))
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """``train``: from a data set and settings to a run folder, begun or resumed, in one stage or several."""
 
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 
 from ..data import DataSource, open_dataset
 from ..doctor import refuse_bad
-from ..errors import DataError, UsageError
+from ..errors import DataError, FullconvError, UsageError
 from ..inference import model_folder
 from ..models.folder import read_config
 from .budget import as_chosen, fitted
@@ -202,10 +204,23 @@ def open_checked(data: str | Path | DataSource, *, quiet: bool = False) -> DataS
     return source
 
 
+@contextmanager
+def _freeing_what_errors_hold() -> Iterator[None]:
+    """Free the network, the images and the workers of a run that ends in the block: notebooks keep the last error."""
+    try:
+        yield
+    except (FullconvError, KeyboardInterrupt) as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            traceback.clear_frames(cause.__traceback__)
+            cause = cause.__cause__ or cause.__context__
+        raise
+
+
 def _run(source: DataSource, config: TrainConfig, log: RunLog, began: float, quiet: bool) -> TrainResult:
     if result := log.result(source.labels.names):
         return result
-    with naming_dead_workers(), naming_lost_ranks():
+    with _freeing_what_errors_hold(), naming_dead_workers(), naming_lost_ranks():
         if config.minutes is not None:
             config = fitted(source, config, config.minutes, log.folder, began=began, quiet=quiet)
             log.remember(_remembered(source, config))

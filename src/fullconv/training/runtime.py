@@ -181,6 +181,7 @@ class Runtime:
         """
         if not out_of_memory(error):
             raise error
+        traceback.clear_frames(error.__traceback__)  # They hold the tensors of the pass.
         if self.lockstep:
             raise FullconvError(
                 "a batch is too much for the memory, and ranks that share weights or statistics cannot part it one by "
@@ -192,7 +193,6 @@ class Runtime:
             ) from error
         self.pieces *= 2
         if self.device.type == "cuda":
-            traceback.clear_frames(error.__traceback__)  # They hold the tensors of the pass.
             torch.cuda.empty_cache()
         if self._chance is not None:
             torch.manual_seed(self._chance)
