@@ -154,6 +154,21 @@ def test_ids_that_are_no_class(bad):
         confusion_matrix(good, torch.tensor([0, 1, bad]), 2)
 
 
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+@pytest.mark.parametrize("bad", [0.97, -0.5, math.nan, math.inf])
+def test_numbers_that_are_no_ids(kind, bad):
+    """A probability of 0.97 is not class 0. Whole numbers count, whatever their type."""
+    unchecked = inspect.unwrap(confusion_matrix)  # as users run it, without the tests' type checks
+    good, wrong = np.array([0.0, 1.0, 255.0]), np.array([0.0, bad, 0.5])
+    if kind == "torch":
+        good, wrong = torch.from_numpy(good).float(), torch.from_numpy(wrong).float()
+    assert unchecked(good, good, 2).tolist() == [[1, 0], [0, 1]]
+    with pytest.raises(DataError, match=rf"labels hold {bad:g}, but class ids must be whole numbers: take argmax"):
+        unchecked(good, wrong, 2)
+    with pytest.raises(DataError, match=rf"target holds {bad:g}, but"):
+        unchecked(wrong, good, 2)
+
+
 def test_shapes_that_differ():
     unchecked = inspect.unwrap(confusion_matrix)  # as users run it, without the tests' type checks
     with pytest.raises(DataError, match="target is 2×2 but the labels are 2×3"):

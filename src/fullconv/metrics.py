@@ -35,7 +35,7 @@ def confusion_matrix(
         ignore_index: Id of the target pixels that do not count.
 
     Raises:
-        DataError: The shapes differ, or a counted pixel's id is not a class.
+        DataError: The shapes differ, or a counted pixel's id is not a class, or no whole number.
 
     Source: Long, Shelhamer & Darrell 2015, section 5.
 
@@ -48,9 +48,8 @@ def confusion_matrix(
             f"the target is {_size(truth)} but the labels are {_size(predicted)}: predict at the target's resolution"
         )
     counted = truth != ignore_index
-    truth, predicted = truth[counted], predicted.to(truth.device)[counted]
-    _check_ids("target", truth, num_classes)
-    _check_ids("labels", predicted, num_classes)
+    truth = _checked("target", truth[counted], num_classes)
+    predicted = _checked("labels", predicted.to(truth.device)[counted], num_classes)
     pairs = torch.bincount(truth * num_classes + predicted, minlength=num_classes**2)
     return pairs.reshape(num_classes, num_classes)
 
@@ -133,9 +132,12 @@ class Scores(Mapping[str, Any]):
         return len(KEYS)
 
 
-def _tensor(ids: Ids) -> Tensor:
-    # Arrays may be read-only, flipped, or of another byte order: a copy is none of these.
-    return ids.long() if isinstance(ids, Tensor) else torch.from_numpy(np.array(ids, dtype=np.int64, order="C"))
+def _tensor(ids: Tensor | np.ndarray) -> Tensor:
+    if not isinstance(ids, Tensor):
+        # Arrays may be read-only, flipped, or of another byte order: a copy is none of these.
+        kind = np.float64 if np.asarray(ids).dtype.kind == "f" else np.int64
+        return torch.from_numpy(np.array(ids, dtype=kind, order="C"))
+    return ids if ids.is_floating_point() else ids.long()
 
 
 def _class_scores(matrix: Tensor, index: int, name: str, absent: AbsentClasses) -> dict[str, Any]:
@@ -166,12 +168,19 @@ def _size(ids: Tensor) -> str:
     return "×".join(str(side) for side in ids.shape)
 
 
-def _check_ids(what: str, ids: Tensor, num_classes: int) -> None:
+def _checked(what: str, values: Tensor, num_classes: int) -> Tensor:
+    ids, verb = values.long(), "holds" if what == "target" else "hold"
+    if values.is_floating_point() and (wrong := values[ids != values]).numel():
+        raise DataError(
+            f"the {what} {verb} {wrong[0].item():g}, but class ids must be whole numbers: take argmax, or a threshold, "
+            f"first"
+        )
     if ids.numel() == 0:
-        return
+        return ids
     low, high = torch.stack(torch.aminmax(ids)).tolist()
     if low < 0 or high >= num_classes:
         raise DataError(
-            f"the {what} hold{'s' if what == 'target' else ''} id {low if low < 0 else high}, but there are "
+            f"the {what} {verb} id {low if low < 0 else high}, but there are "
             f"{num_classes} classes (0 to {num_classes - 1}): correct the masks or the number of classes"
         )
+    return ids

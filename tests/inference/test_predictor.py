@@ -82,6 +82,11 @@ def test_saved_labels_are_class_ids_in_class_colours(predictor, tmp_path):
     assert np.array_equal(np.asarray(again.convert("RGB")), colours(prediction.labels, predictor.label_set))
 
 
+def test_predictions_are_told_apart_as_objects(predictor):
+    one, other = predictor.predict(rgb()), predictor.predict(rgb())
+    assert one == one and one != other and len({one, other, one}) == 2
+
+
 def test_overlay_goes_from_image_to_colours(predictor):
     prediction = predictor.predict(rgb())
     assert np.array_equal(np.asarray(prediction.overlay(0.0)), prediction.image)

@@ -12,7 +12,7 @@ from ..data.labels import VOID_COLOUR, LabelSet
 from ..files.atomic import write_atomically
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """A class for every pixel of an image.
 
