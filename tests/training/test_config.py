@@ -55,6 +55,14 @@ def test_the_papers_recipes_are_the_papers(name, own):
         assert getattr(getattr(config, section), setting) == value, key
 
 
+def test_recipes_of_one_image_a_pass_freeze_the_statistics():
+    """One image's are not the data set's."""
+    single = [config for config in map(load_config, recipe_names()) if config.data.batch_size == 1]
+    assert {config.recipe: config.optim.batch_norm for config in single} == dict.fromkeys(
+        ("at-once", "paper-accumulate", "paper-heavy", "staged"), "frozen"
+    )
+
+
 def test_the_stages_are_the_papers():
     """Section 2.3 of the specification: each at a hundredth of the rate before."""
     stages = [(stage["model.finest_stride"], stage["optim.rate"]) for stage in load_config("staged").stages]
