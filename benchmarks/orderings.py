@@ -26,12 +26,12 @@ def nets(epochs: int) -> dict[str, dict[str, Any]]:
     thirds = [{"model.finest_stride": stride, "epochs": epochs // 3} for stride in (32, 16, 8)]
     rates = [{"optim.rate": rate} for rate in (1e-3, 5e-4, 5e-4)]
     stages = [{**third, **rate} for third, rate in zip(thirds, rates, strict=True)]
-    frozen = {"optim.trunk_rate": 0.0, "optim.batch_norm": "frozen"}
+    scores = {"optim.trunk_rate": 0.0, "optim.batch_norm": "frozen", "model.context": "none", "model.global_context": 0}
     return {
         "32s": {"model.finest_stride": 32, "epochs": epochs},
         "16s": {"model.finest_stride": 16, "epochs": epochs},
         "8s": {"epochs": epochs},
-        "8s, scores only": {**frozen, "model.context": "none", "epochs": epochs},
+        "8s, scores only": {**scores, "epochs": epochs},
         "8s, staged": {"stages": stages},
         "8s, scaled skips": {"model.scaled_skips": True, "epochs": epochs},
     }
