@@ -64,7 +64,8 @@ class Interrupted(FullconvError):
 
 def out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory, of the processor or of a GPU, is short."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or any(words in str(error) for words in _NO_MEMORY)
 
 
 _NO_MEMORY = (

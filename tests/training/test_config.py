@@ -9,7 +9,15 @@ from typer.main import get_command
 
 from fullconv.cli.main import app
 from fullconv.errors import UsageError
-from fullconv.training.config import all_settings, load_config, named_settings, parse_settings, recipe_names
+from fullconv.training import config as module
+from fullconv.training.config import (
+    CALLED_ELSEWHERE,
+    all_settings,
+    load_config,
+    named_settings,
+    parse_settings,
+    recipe_names,
+)
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -102,6 +110,10 @@ def test_a_recipe_may_be_a_file(tmp_path):
         ("modren", {}, "unknown recipe 'modren'"),
         ("nowhere.yaml", {}, "no such recipe file"),
         ("modern", {"optim.rat": 1}, "unknown setting 'optim.rat'; did you mean 'optim.rate'"),
+        ("modern", {"optim.learning_rate": 1}, "unknown setting 'optim.learning_rate'; did you mean 'optim.rate'"),
+        ("modern", {"lr": 1}, "unknown setting 'lr'; did you mean 'optim.rate'"),
+        ("modern", {"model.rate": 1}, "unknown setting 'model.rate'; did you mean 'optim.rate'"),
+        ("modern", {"optim.nothing_like_it": 1}, "unknown setting 'optim.nothing_like_it'$"),
         ("modern", {"optimm.rate": 1}, "unknown setting 'optimm'"),
         ("modern", {"optim.rate": -1}, "setting optim.rate"),
         ("modern", {"optim.optimiser": "adam"}, "setting optim.optimiser"),
@@ -126,6 +138,11 @@ def test_a_recipe_may_be_a_file(tmp_path):
 def test_wrong_settings_are_named(recipe, settings, message):
     with pytest.raises(UsageError, match=message):
         load_config(recipe, settings)
+
+
+def test_names_of_other_libraries_stand_for_settings_and_are_none():
+    assert set(CALLED_ELSEWHERE.values()) <= set(module._KEYS)
+    assert not set(CALLED_ELSEWHERE) & {name.rpartition(".")[2] for name in module._KEYS}
 
 
 def test_a_recipe_that_is_no_text(tmp_path):

@@ -53,12 +53,31 @@ def test_plain_lines_where_there_is_no_terminal(clock, capsys):
             run.take_step(loss)
             progress.step(images=8, memory=3 << 29)
     assert capsys.readouterr().err == (
-        "step 7/10  loss 0.750  mean IU 0.432  2.0 images/s  1.5 GiB  12 s, about 12 s left\n"
+        "step 7/10  loss 0.750  mean IU 0.432  2.0 images/s  1.5 GiB  (12 s, about 12 s left)\n"
     )
 
 
-def test_a_bar_on_a_terminal(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "160")
+def test_epochs_shorter_than_the_silence_say_how_long_it_will_last(clock, capsys):
+    progress = TrainingProgress(run := Run())
+    progress.epoch({"epoch": 0, "loss": 1.0, "seconds": 5.0}, 2)  # Resumed where only its scores were missing.
+    for epoch in (1, 2):
+        for _ in range(5):
+            clock.now += 1
+            run.take_step()
+            progress.step(images=8, memory=3 << 29)
+        scores = {"mean_iu": 0.5, "pixel_accuracy": 0.75, "warnings": ["a warning"]} if epoch == 2 else {}
+        progress.epoch({"epoch": epoch, "loss": 0.75, "seconds": clock.now, **scores}, 2)
+    assert capsys.readouterr().err.splitlines() == [
+        "epoch 0/2  loss 1.000  (5 s)",
+        "epoch 1/2  loss 0.750  8.0 images/s  1.5 GiB  (5 s, about 5 s left)",
+        "epoch 2/2  loss 0.750  val: mean IU 0.500  pixel accuracy 0.750  8.0 images/s  1.5 GiB  (10 s)",
+        "a warning",
+    ]
+
+
+@pytest.mark.parametrize("columns", ["160", "80"])
+def test_a_bar_on_a_terminal(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", stream := Terminal())
     progress = TrainingProgress(run := Run())
@@ -68,7 +87,7 @@ def test_a_bar_on_a_terminal(monkeypatch):
             progress.step(images=8, memory=3 << 29)
     shown = re.sub(r"\x1b\[[\d;?]*\w", "", stream.getvalue())
     assert re.search(
-        r"epoch 1  loss 0\.750  mean IU 0\.432  [\d.]+ images/s  1\.5 GiB .* 3/10 0:00:\d\d (-:--:--|0:00:\d\d)", shown
+        r"epoch 1  loss 0\.750  mean IU 0\.432  [\d.]+ images/s  1\.5 GiB .* 3/10 (-:--:--|0:00:\d\d)", shown
     )
 
 

@@ -71,10 +71,9 @@ def stopped(monkeypatch, name, *arguments, **options):
 
 
 def digests(run):
-    """SHA-256 of the weights, and the metrics without times."""
-    files = {
-        name: hashlib.sha256((run / name / "model.safetensors").read_bytes()).hexdigest() for name in ("best", "last")
-    }
+    """SHA-256 of the weights and the table of metrics, and the log without times."""
+    names = ("best/model.safetensors", "last/model.safetensors", "metrics.csv")
+    files = {name: hashlib.sha256((run / name).read_bytes()).hexdigest() for name in names}
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return files, [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
@@ -515,9 +514,6 @@ def test_a_run_without_a_checkpoint_starts_anew(shapes, tmp_path, uninterrupted)
 def test_what_cannot_be_resumed(shapes, tmp_path):
     with pytest.raises(UsageError, match=r"holds no config\.yaml, so it is no run to resume"):
         train(resume=tmp_path)
-    train(shapes, tmp_path / "run", settings=TINY, epochs=1, quiet=True)
-    with pytest.raises(UsageError, match="this run is finished"):
-        train(resume=tmp_path / "run")
     with pytest.raises(UsageError, match="--resume RUN knows its settings"):
         train(resume=tmp_path / "run", epochs=3)
     with pytest.raises(UsageError, match="give a data set and a folder for the run"):
@@ -639,16 +635,23 @@ def test_a_run_that_has_not_ended_is_not_to_be_removed(shapes, tmp_path, monkeyp
         train(shapes, run, settings=TINY, epochs=EPOCHS, quiet=True)
 
 
-def test_killed_as_it_finished(shapes, tmp_path, monkeypatch):
-    """Its checkpoints are large, and of no use."""
+@pytest.mark.parametrize("evaluations", [1, 0])
+def test_killed_as_it_finished(shapes, tmp_path, monkeypatch, capsys, evaluations):
+    """Resumed, it is what it ended with, without its data; its checkpoints are large, and of no use."""
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "remove", lambda self: None)
-        train(shapes, run, settings=TINY, epochs=1, quiet=True)
+        ended = train(shapes, run, settings=TINY | {"evaluations": evaluations}, epochs=1, quiet=True)
+    before = digests(run)
     assert (run / "checkpoints").is_dir()
-    with pytest.raises(UsageError, match=r"this run is finished; .*--set model\.init="):
-        train(resume=run, quiet=True)
-    assert not (run / "checkpoints").exists()
+    again = train(resume=run)
+    assert capsys.readouterr().err == (
+        f"{run}: this run is finished; to train on from its weights: fullconv train DATA --out OTHER "
+        f"--set model.init={run}\n"
+    )
+    assert (again.run, again.epochs, again.seconds) == (run, ended.epochs, ended.seconds)
+    assert (again.scores and again.scores.to_dict()) == (ended.scores and ended.scores.to_dict())
+    assert digests(run) == before and not (run / "checkpoints").exists()
 
 
 def test_dead_scores_are_said_after_a_stop_as_well(shapes, tmp_path, monkeypatch):

@@ -100,9 +100,10 @@ def test_an_image_between_the_rows_of_the_loss_costs_nothing(model):
 
 
 @pytest.mark.parametrize(
-    "words",
+    "error",
     [
-        "",
+        MemoryError(),
+        torch.OutOfMemoryError("said otherwise"),
         "DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes",
         "DefaultCPUAllocator: not enough memory: you tried to allocate 10 bytes.",
         "could not create a primitive",
@@ -112,7 +113,7 @@ def test_an_image_between_the_rows_of_the_loss_costs_nothing(model):
         "GET was unable to find an engine to execute this computation",
     ],
 )
-def test_a_batch_too_large_for_the_memory_is_taken_in_parts(model, batch, monkeypatch, words):
+def test_a_batch_too_large_for_the_memory_is_taken_in_parts(model, batch, monkeypatch, error):
     """A network that runs out of memory above two images ends where one with enough ends."""
     config = load_config("modern", {"optim.jaccard": 0})
     monkeypatch.setattr(FCN, "train", lambda model, mode=True: model)  # Batch statistics do depend on the parts.
@@ -121,7 +122,7 @@ def test_a_batch_too_large_for_the_memory_is_taken_in_parts(model, batch, monkey
     def short_of_memory(images):
         seen.append(len(images))
         if len(images) > 2:
-            raise RuntimeError(words) if words else MemoryError
+            raise RuntimeError(error) if isinstance(error, str) else error
         return real(images)
 
     monkeypatch.setattr(model, "coarse", short_of_memory)

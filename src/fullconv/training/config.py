@@ -30,6 +30,22 @@ NAMED = {
 """Settings that have an option of their own, by its name."""
 
 
+CALLED_ELSEWHERE = {
+    "lr": "optim.rate",
+    "learning_rate": "optim.rate",
+    "scheduler": "optim.schedule",
+    "ema": "optim.average",
+    "dice": "optim.jaccard",
+    "class_weights": "optim.balance",
+    "amp": "optim.precision",
+    "backbone": "model.trunk",
+    "encoder": "model.trunk",
+    "image_size": "data.crop",
+    "patch_size": "data.crop",
+    "num_workers": "data.workers",
+}
+"""Settings by the names that other libraries have for them: for whoever writes one."""
+
 FILES = ("model.init", "model.trunk_weights")
 """Settings that name a file or folder."""
 
@@ -346,11 +362,18 @@ def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     if first["type"] == "extra_forbidden":
         key = ".".join(map(str, first["loc"]))
-        near = [name for name in _KEYS if name.endswith(f".{key}")] or difflib.get_close_matches(key, _KEYS, 1, 0.4)
-        return f"unknown setting {key!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        near = _nearest(key)
+        return f"unknown setting {key!r}" + (f"; did you mean {near!r}?" if near else "")
     key = _key(first["loc"])
     kinds = dict.fromkeys(problem["msg"] for problem in error.errors() if _key(problem["loc"]) == key)
     return f"setting {key}: {'; or: '.join(kinds)} (got {first['input']!r})"
+
+
+def _nearest(key: str) -> str | None:
+    """Return the setting that somebody means who writes ``key``, whatever the section; None if there is none such."""
+    last, names = key.rpartition(".")[2], {name.rpartition(".")[2]: name for name in _KEYS}
+    near = difflib.get_close_matches(last, names, 1)
+    return CALLED_ELSEWHERE.get(last) or (names[near[0]] if near else None)
 
 
 def _key(place: Sequence[int | str]) -> str:

@@ -24,7 +24,6 @@ from .progress import (
     TrainingProgress,
     balance_in_words,
     describe,
-    describe_epoch,
     never_seen,
     nothing_to_score,
     one_class_only,
@@ -86,7 +85,7 @@ def fit(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = F
             if events:
                 rate = max(group["lr"] for group in state.optimiser.param_groups)
                 events.epoch(state.records[-1], rate, state.average.model, source)
-            progress.say(*describe_epoch(state.records[-1], feed.last_epoch))
+            progress.epoch(state.records[-1], feed.last_epoch)
             session.stop_if_asked()
     if state.best is None:
         log.save(state.average.model, "best")

@@ -9,15 +9,8 @@ from typing import IO, Any, cast
 
 from jaxtyping import Int64
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
 from torch import Tensor
 
 from ..data import DataSource
@@ -126,14 +119,6 @@ def rate_in_words(optim: OptimSection, pixels: float) -> str:
         f"rate {at(1.0)} on the {here} loss, as {at(factor)} on the {there} over about {pixels:,.0f} pixels a step"
         + (f"; with momentum {optim.momentum:g}, {effective:.2g}" if sgd else " (AdamW: the same rate for both)")
     )
-
-
-def describe_epoch(record: dict[str, Any], last: int) -> list[str]:
-    """Return the lines a person reads after an epoch."""
-    line = f"epoch {record['epoch']}/{last}  loss {record['loss']:.3f}"
-    if "mean_iu" in record:
-        line += f"  val: mean IU {record['mean_iu']:.3f}  pixel accuracy {record['pixel_accuracy']:.3f}"
-    return [f"{line}  ({record['seconds']:.0f} s)", *record.get("warnings", ())]
 
 
 def nothing_to_score(matrix: Int64[Tensor, "k k"]) -> list[str]:
@@ -246,7 +231,7 @@ class TrainingProgress:
         self._state, self._before = state, state.step
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._images, self._busy = 0, 0.0
+        self._images, self._busy, self._memory = 0, 0.0, 0
         self._start = self._spoke = self._last = time.monotonic()
 
     @contextmanager
@@ -255,12 +240,12 @@ class TrainingProgress:
         if not self._console.is_terminal or self._console.quiet:
             yield
             return
+        # On a narrow terminal it is the bar that gives way.
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
         )
         with Progress(*columns, console=self._console) as self._bar:
             self._task = self._bar.add_task("training", total=self._state.steps, completed=self._before)
@@ -278,21 +263,53 @@ class TrainingProgress:
         self._busy += now - self._last
         self._last = now
         self._images += images
-        line = (
-            f"loss {state.losses[-1]:.3f}{_score(state)}  {self._images / max(self._busy, 1e-6):.1f} images/s  "
-            f"{memory / 2**30:.1f} GiB"
-        )
+        self._memory = memory
+        line = f"loss {state.losses[-1]:.3f}{_score(state)}{self._pace()}"
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=state.step, description=f"epoch {state.epoch}  {line}")
         elif now - self._spoke > SILENCE:
-            left = (now - self._start) / (state.step - self._before) * (state.steps - state.step)
-            self.say(f"step {state.step}/{state.steps}  {line}  {now - self._start:.0f} s, about {left:.0f} s left")
+            self.say(f"step {state.step}/{state.steps}  {line}  ({now - self._start:.0f} s{self._left()})")
+
+    def epoch(self, record: dict[str, Any], last: int) -> None:
+        """Report an epoch that has ended.
+
+        Args:
+            record: Its line of the log.
+            last: Number of the last epoch.
+        """
+        line = f"epoch {record['epoch']}/{last}  loss {record['loss']:.3f}"
+        if "mean_iu" in record:
+            line += f"  val: mean IU {record['mean_iu']:.3f}  pixel accuracy {record['pixel_accuracy']:.3f}"
+        line += f"{self._pace()}  ({record['seconds']:.0f} s{self._left()})"
+        self.say(line, *record.get("warnings", ()))
+
+    def _pace(self) -> str:
+        if not self._images:  # Nothing was left of the epoch but to score it.
+            return ""
+        return f"  {self._images / max(self._busy, 1e-6):.1f} images/s  {self._memory / 2**30:.1f} GiB"
+
+    def _left(self) -> str:
+        taken, ahead = self._state.step - self._before, self._state.steps - self._state.step
+        if not taken or not ahead:
+            return ""
+        return f", about {time_in_words((time.monotonic() - self._start) / taken * ahead)} left"
 
     def say(self, *lines: str) -> None:
         """Print lines; the time since the last step does not count as a step's."""
         for line in lines:
             self._console.print(line, markup=False)
         self._spoke = self._last = time.monotonic()
+
+
+def time_in_words(seconds: float) -> str:
+    """Return a time as a person says it.
+
+    >>> [time_in_words(seconds) for seconds in (42.4, 150, 5400, 9000)]
+    ['42 s', '2 min', '90 min', '2.5 h']
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _score(state: TrainState) -> str:

@@ -20,7 +20,7 @@ from .events import summary_writer
 from .feed import names_digest, naming_dead_workers, resolved
 from .loop import fit
 from .progress import say
-from .runlog import RunLog, TrainResult, is_run, with_absolute_paths
+from .runlog import RunLog, TrainResult, is_run, starting_from, with_absolute_paths
 from .runtime import Runtime, is_restarted, naming_lost_ranks
 from .stages import check_networks, fit_stages, stage_configs
 
@@ -52,8 +52,8 @@ def train(
         recipe: Name of a recipe, or a YAML file.
         settings: Dotted settings on top of it, such as ``{"optim.rate": 1e-3}``.
         resume: Instead of ``out``: a run to go on with from its newest checkpoint, or from its beginning where none
-            was written yet. It knows its settings; ``data`` is only needed where it has moved, or was an opened data
-            set.
+            was written yet; of one that is finished, what it ended with is returned. It knows its settings; ``data``
+            is only needed where it has moved, or was an opened data set.
         quiet: Print nothing.
         named: The settings that have an option of their own: ``trunk``, ``trunk_weights``, ``epochs``, ``minutes``,
             ``seed``.
@@ -93,7 +93,10 @@ def train(
 
 
 def _resumed(data: str | Path | DataSource | None, run: str | Path, began: float, quiet: bool) -> TrainResult:
-    log = RunLog(run) if is_restarted() and is_run(run) else RunLog.resumed(run)
+    log = RunLog.resumed(run)
+    if result := log.result():
+        say(f"{run}: this run is finished; to train on from its weights: {starting_from(run)}", quiet=quiet)
+        return result
     source = open_checked(data if data is not None else log.data(), quiet=quiet)
     if data is not None and not isinstance(data, DataSource):
         log.moved_to = Path(data).resolve()
@@ -117,6 +120,8 @@ def _run_again(
     if not same or not (isinstance(data, DataSource) or log.data() == Path(data).resolve()):
         raise UsageError(f"{log.folder}: holds another run; choose another --out, or remove it first")
     _check_same_images(source, log)
+    if result := log.result():
+        return result
     with log.held():
         return _run(source, kept, log, began, quiet)
 
@@ -218,8 +223,6 @@ def _freeing_what_errors_hold() -> Iterator[None]:
 
 
 def _run(source: DataSource, config: TrainConfig, log: RunLog, began: float, quiet: bool) -> TrainResult:
-    if result := log.result(source.labels.names):
-        return result
     with _freeing_what_errors_hold(), naming_dead_workers(), naming_lost_ranks():
         if config.minutes is not None:
             config = fitted(source, config, config.minutes, log.folder, began=began, quiet=quiet)

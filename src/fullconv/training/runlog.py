@@ -39,7 +39,8 @@ CONFIG, SUMMARY, ENVIRONMENT, TRANSPLANT = "config.yaml", "summary.json", "env.j
 _STAGE = re.compile(r"stage-\d+-\d+s")
 """What folders of stages are called: see ``fit_stages``."""
 
-COLUMNS = ("epoch", "loss", *METRICS, "seconds")
+COLUMNS = ("epoch", "loss", *METRICS)
+"""Of ``metrics.csv``: without times, so that equal runs have equal files."""
 
 
 @dataclass(frozen=True)
@@ -113,18 +114,11 @@ class RunLog:
         """Return the log of a run that has begun.
 
         Raises:
-            UsageError: It is no run, or is finished.
+            UsageError: It is no run.
         """
-        log = cls(folder)
         if not is_run(folder):
             raise UsageError(f"{folder}: holds no {CONFIG}, so it is no run to resume; start one with --out")
-        if (log.folder / SUMMARY).is_file():
-            log.clear()
-            raise UsageError(
-                f"{folder}: this run is finished; start another with --out (from its weights with "
-                f"--set model.init={_quoted(folder)})"
-            )
-        return log
+        return cls(folder)
 
     def stage(self, folder: Path, config: TrainConfig) -> "RunLog":
         """Return the log of a stage of this run in a folder inside it: begun, finished, or begun now.
@@ -301,7 +295,7 @@ class RunLog:
             self.checkpoints.write(checkpoint)
 
     def finish(self, result: TrainResult) -> None:
-        """Write what the run ended with, after which it cannot be resumed."""
+        """Write what the run ended with."""
         self._check_there()
         scores = result.scores
         summary = {
@@ -313,14 +307,16 @@ class RunLog:
         self.write_json(SUMMARY, summary, GO_ON)
         self.clear()
 
-    def result(self, names: Sequence[str]) -> TrainResult | None:
-        """Return what a finished run, of classes of these names, ended with; None where it is not finished."""
+    def result(self) -> TrainResult | None:
+        """Return what a finished run ended with; None where it is not finished."""
         if not (self.folder / SUMMARY).is_file():
             return None
         self.clear()
         summary = json.loads((self.folder / SUMMARY).read_text())
-        matrix = summary["confusion"]
-        scores = Scores.from_confusion(torch.tensor(matrix), names) if matrix else None
+        scores = None
+        if summary["scores"]:
+            names = [row["name"] for row in summary["scores"]["per_class"]]
+            scores = Scores.from_confusion(torch.tensor(summary["confusion"]), names)
         return TrainResult(self.folder, scores, summary["epochs"], summary["seconds"])
 
     def clear(self) -> None:
@@ -347,6 +343,11 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
 
     own = absolute({name: getattr(config.model, name.removeprefix("model.")) for name in FILES})
     return changed(config, own | {"stages": tuple(stage | absolute(stage) for stage in config.stages)})
+
+
+def starting_from(folder: str | Path) -> str:
+    """Return the command that starts another run from the weights of a finished one."""
+    return f"fullconv train DATA --out OTHER --set model.init={_quoted(folder)}"
 
 
 def resuming(folder: Path, data: str = "") -> str:

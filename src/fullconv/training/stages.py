@@ -66,7 +66,7 @@ def fit_stages(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: b
             stage = changed(stage, {"model.init": str(result.run)})
         folder = log.folder / f"stage-{number}-{stage.model.finest_stride}s"
         stage_log = log.stage(folder, resolved(source, stage))
-        result = stage_log.result(source.labels.names)
+        result = stage_log.result()
         say(f"stage {number} of {len(stages)}{': finished before' if result else ''}", quiet=quiet)
         if result is None:
             result = fit(source, stage, stage_log, quiet=quiet)
