@@ -638,10 +638,10 @@ def test_a_run_that_has_not_ended_is_not_to_be_removed(shapes, tmp_path, monkeyp
 @pytest.mark.parametrize("evaluations", [1, 0])
 def test_killed_as_it_finished(shapes, tmp_path, monkeypatch, capsys, evaluations):
     """Resumed, it is what it ended with, without its data; its checkpoints are large, and of no use."""
-    run = tmp_path / "run"
+    run, changes = tmp_path / "run", {"evaluations": evaluations, "checkpoint_minutes": 0}
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "remove", lambda self: None)
-        ended = train(shapes, run, settings=TINY | {"evaluations": evaluations}, epochs=1, quiet=True)
+        ended = train(shapes, run, settings=TINY | changes, epochs=1, quiet=True)
     before = digests(run)
     assert (run / "checkpoints").is_dir()
     again = train(resume=run)
