@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 
-LARGEST = 8
+LARGEST_SCALE = 8
 """Largest scale of a view."""
 
 
@@ -30,9 +30,9 @@ class Views:
     mirror: bool = False
 
     def __post_init__(self) -> None:
-        if not self.scales or not all(0 < scale <= LARGEST for scale in self.scales):
+        if not self.scales or not all(0 < scale <= LARGEST_SCALE for scale in self.scales):
             raise UsageError(
-                f"scales {self.scales}: give one or more factors above 0, at most {LARGEST}, such as 0.75,1,1.25"
+                f"scales {self.scales}: give one or more factors above 0, at most {LARGEST_SCALE}, such as 0.75,1,1.25"
             )
 
     def scores(

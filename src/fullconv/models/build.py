@@ -53,7 +53,7 @@ def check_scaled_skips(config: ModelConfig) -> None:
     """Refuse a new network whose finest taps have no factor, and so would be trained far faster than those before.
 
     Raises:
-        UsageError: It is one.
+        UsageError: ``scaled_skips`` is set, and ``finest_stride`` is below 8.
     """
     if config.scaled_skips and config.finest_stride < min(SKIP_SCALES):
         raise UsageError(

@@ -17,7 +17,7 @@ from ..models import FCN
 from .config import TrainConfig, changed
 from .feed import build_feed, input_scale, resolved
 from .interrupt import Interrupt, leaving_passes
-from .loop import saying_how_to_do_without
+from .loop import suggesting_no_evaluations
 from .network import build_model, fresh_layers_unsaid
 from .progress import say
 from .runlog import RunLog
@@ -26,10 +26,10 @@ from .stages import stage_configs
 from .state import EPOCH_END_MINUTES, TrainState
 from .step import Objective, train_step
 
-TRIAL, LEAST = 0.02, 11
-LONGEST, FEWEST_STEPS = 0.15, 3
-"""Trial steps go on until they took ``TRIAL`` of the time and are ``LEAST`` in number; once they took ``LONGEST`` of
-it, ``FEWEST_STEPS`` are enough."""
+TRIAL_SHARE, TRIAL_STEPS = 0.02, 11
+LONGEST_SHARE, FEWEST_STEPS = 0.15, 3
+"""Trial steps go on until they took ``TRIAL_SHARE`` of the time and are ``TRIAL_STEPS`` in number; once they took
+``LONGEST_SHARE`` of it, ``FEWEST_STEPS`` are enough."""
 
 MARGIN = 0.95
 """Share of the time that is planned for; the rest is for what was not measured."""
@@ -40,7 +40,7 @@ TRIAL_RUN = ".trial"
 GRAINS = 10**6
 """The share of the epochs that fits is found to one in so many."""
 
-ENOUGH = 1 / 3
+ENLARGED_SHARE = 1 / 3
 """The share of the derived epochs from which enlarged images are worth their time (measured: docs/results.md)."""
 
 
@@ -99,7 +99,7 @@ def fitted(
     chosen: list[dict[str, Any]] = [{} for _ in stages]
     epochs = epochs_within(end, source, stages, wanted, folder)
     scales = [input_scale(source, stage) if stage.model.input_scale == "auto" else 1.0 for stage in stages]
-    if max(scales) > 1 and sum(epochs) < ENOUGH * derived:
+    if max(scales) > 1 and sum(epochs) < ENLARGED_SHARE * derived:
         said.append(
             f"images are not enlarged: {minutes:g} minutes hold {_added(epochs)} epochs of them {max(scales):g} times "
             f"as large, less than a third of {derived:g}"
@@ -204,8 +204,8 @@ def measured(seconds: float, model: FCN, source: DataSource, config: TrainConfig
             times.append(time.monotonic() - before)
             before = time.monotonic()
             spent = before - start
-            enough = len(times) >= LEAST and spent > TRIAL * seconds
-            if runtime.largest(enough or (len(times) >= FEWEST_STEPS and spent > LONGEST * seconds)):
+            enough = len(times) >= TRIAL_STEPS and spent > TRIAL_SHARE * seconds
+            if runtime.largest(enough or (len(times) >= FEWEST_STEPS and spent > LONGEST_SHARE * seconds)):
                 break
     late = sorted(times[len(times) // 2 :])
     keeping, saving = _writing_seconds(state, folder / TRIAL_RUN)
@@ -213,9 +213,8 @@ def measured(seconds: float, model: FCN, source: DataSource, config: TrainConfig
     step = sum(late) / len(late) if feed.crop is None else late[len(late) // 2]
     steps = feed.steps_an_epoch * step
     epoch = steps + saving + keeping * _keeps(feed.steps_an_epoch, steps, config.checkpoint_minutes)
-    scored = config.evaluations and "val" in source.splits
-    evaluation = saving + _evaluation_seconds(model, source, folder) / runtime.ranks if scored else 0.0
-    return Cost(once, epoch, evaluation, config.evaluations)
+    evaluation = saving + _evaluation_seconds(model, source, folder) / runtime.ranks if feed.evaluations else 0.0
+    return Cost(once, epoch, evaluation, feed.evaluations)
 
 
 def _keeps(steps: int, seconds: float, minutes: float) -> float:
@@ -246,7 +245,7 @@ def _evaluation_seconds(model: FCN, source: DataSource, folder: Path) -> float:
     records, predictor = source.records("val"), Predictor(model)
     few = records[:: max(1, len(records) // 4)][:4]
     start = time.monotonic()
-    with saying_how_to_do_without(RunLog(folder)):
+    with suggesting_no_evaluations(RunLog(folder)):
         confusion(predictor, (source.read_sample(record) for record in few))
     seconds = time.monotonic() - start
     all_pixels, pixels = (sum(math.prod(source.image_size(record)) for record in part) for part in (records, few))

@@ -117,7 +117,7 @@ def _reading(path: Path) -> Iterator[None]:
     """Say what cannot be read.
 
     Raises:
-        ModelError: That.
+        ModelError: The file or folder cannot be read.
     """
     try:
         yield

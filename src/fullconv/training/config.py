@@ -232,9 +232,7 @@ def load_config(recipe: str = "modern", changes: Mapping[str, Any] | None = None
     tree = _read_recipe(recipe)
     if "recipe" in (changes or {}):
         raise UsageError("recipe is no setting: choose it by --recipe (from Python: recipe=)")
-    for key, value in _leaves(changes or {}):
-        _set(tree, key, value)
-    return _validated({"recipe": str(recipe)} | tree)
+    return _validated({"recipe": str(recipe)} | _set_all(tree, changes or {}))
 
 
 def changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
@@ -243,10 +241,7 @@ def changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
     Raises:
         UsageError: A key is unknown, or a value is not of its kind.
     """
-    tree = config.model_dump()
-    for key, value in _leaves(changes):
-        _set(tree, key, value)
-    return _validated(tree)
+    return _validated(_set_all(config.model_dump(), changes))
 
 
 def _validated(tree: Mapping[str, Any]) -> TrainConfig:
@@ -327,10 +322,8 @@ def _read_recipe(recipe: str) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise UsageError(f"{recipe}: a recipe is a table of keys; see the recipe 'modern'")
     tree = {key: value for key, value in tree.items() if value is not None or key not in SECTIONS}
-    table: dict[str, Any] = {}
     try:
-        for key, value in _leaves(tree):
-            _set(table, key, value)
+        table = _set_all({}, tree)
         _validated(table)
     except UsageError as error:
         raise UsageError(f"{recipe}: {error}") from error
@@ -344,6 +337,13 @@ def _leaves(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
             yield from _leaves(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value
+
+
+def _set_all(tree: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Set every entry of ``changes``, by dotted key or in tables, in ``tree``, and return it."""
+    for key, value in _leaves(changes):
+        _set(tree, key, value)
+    return tree
 
 
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:

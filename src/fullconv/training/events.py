@@ -14,7 +14,7 @@ from ..inference import Predictor
 from ..models import FCN
 from .checkpoint import GO_ON
 
-FOLDER, PICTURES, LARGEST = "tensorboard", 4, 2048
+FOLDER, PICTURES, LARGEST_SIDE = "tensorboard", 4, 2048
 """Where events lie in a run; how many pictures they have, and how many pixels the longer side of one at most."""
 
 
@@ -66,7 +66,7 @@ class Events:
                 for index in range(0, len(samples), max(1, len(samples) // PICTURES))[:PICTURES]:
                     sample = samples[index]
                     picture = panel(sample, predictor)
-                    picture.thumbnail((LARGEST, LARGEST))
+                    picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
                     self._writer.add_image(sample.stem, np.asarray(picture), record["epoch"], dataformats="HWC")
             self._writer.flush()  # What is not flushed is lost at the end of the process.
 

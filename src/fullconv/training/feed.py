@@ -20,9 +20,9 @@ from ..files import CellImage, ImageFile, Picture
 from .config import TrainConfig, changed
 from .interrupt import deaf_to_signals
 
-MULTIPLE, LARGEST_CROP = 32, 512
-LARGE_ENOUGH, LARGEST_SCALE = 384, 2
-PASSES, FEWEST, MOST = 1000, 4, 200
+CROP_MULTIPLE, LARGEST_CROP = 32, 512
+LARGE_SIDE, LARGEST_SCALE = 384, 2
+PASSES, FEWEST_EPOCHS, MOST_EPOCHS = 1000, 4, 200
 
 
 class StepBatches(Sampler[list[tuple[int, int]]]):
@@ -132,7 +132,7 @@ def naming_dead_workers() -> Iterator[None]:
     """Say what to do where a process that reads images is ended: torch raises that at any point of this one.
 
     Raises:
-        UsageError: One was.
+        UsageError: A worker process died.
     """
     try:
         yield
@@ -230,7 +230,7 @@ def derived_epochs(images: int) -> int:
     >>> derived_epochs(572), derived_epochs(2486)
     (42, 20)
     """
-    return min(MOST, max(FEWEST, round(PASSES / math.sqrt(images))))
+    return min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(PASSES / math.sqrt(images))))
 
 
 def median_side(source: DataSource) -> int:
@@ -269,7 +269,7 @@ def derived_input_scale(side: int) -> float:
     >>> [derived_input_scale(side) for side in (96, 240, 256, 375, 1080)]
     [2.0, 1.5, 1.5, 1.0, 1.0]
     """
-    return max(1.0, min(float(LARGEST_SCALE), 4 * LARGE_ENOUGH // side / 4))
+    return max(1.0, min(float(LARGEST_SCALE), 4 * LARGE_SIDE // side / 4))
 
 
 def derived_crop(side: int, scale: float) -> tuple[int, int]:
@@ -278,7 +278,7 @@ def derived_crop(side: int, scale: float) -> tuple[int, int]:
     >>> derived_crop(240, 1.5)
     (384, 384)
     """
-    return (min(math.ceil(side * scale / MULTIPLE) * MULTIPLE, LARGEST_CROP),) * 2
+    return (min(math.ceil(side * scale / CROP_MULTIPLE) * CROP_MULTIPLE, LARGEST_CROP),) * 2
 
 
 def evaluated_epochs(epochs: int, evaluations: int) -> frozenset[int]:

@@ -1,6 +1,6 @@
 """Training: read :func:`fit` for the loop; one step of it is in ``step.py``."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from itertools import takewhile
@@ -22,14 +22,12 @@ from .interrupt import Abandoned, interruptible, leaving_passes
 from .network import build_model, fresh_layers_unsaid, initialised
 from .progress import (
     TrainingProgress,
-    balance_in_words,
     describe,
-    never_seen,
+    describe_data,
     nothing_to_score,
     one_class_only,
     say,
     taken_over,
-    trained_and_scored,
 )
 from .runlog import CONFIG, TRANSPLANT, RunLog, TrainResult
 from .runtime import Runtime
@@ -62,10 +60,7 @@ def fit(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = F
     progress = TrainingProgress(state, quiet=quiet)
     progress.say(*log.note_environment())
     progress.say(*describe(model, source, feed, config, runtime, begun=state.step > 0))
-    progress.say(*trained_and_scored(source))
-    for task, part in source.tasks.items():
-        progress.say(*never_seen(part.class_pixels("train"), part.labels.names))
-        progress.say(*balance_in_words(objective.class_weights[task].tolist(), part.labels.names, config.optim.balance))
+    progress.say(*describe_data(source, objective.class_weights, config.optim.balance))
     with (
         progress.running(),
         closing(events) if events else nullcontext(),
@@ -136,12 +131,13 @@ def end_epoch(session: Session, source: DataSource, feed: Feed) -> None:
     file.
 
     Raises:
-        NotFinite: Its weights are not.
+        NotFinite: An averaged weight is not finite.
         DataError: An image cannot be scored.
         Interrupted: A signal came while it was scored or saved; it will be scored again.
     """
     state, log, runtime = session.state, session.log, session.runtime
-    model, names, matrix, warnings = state.average.model, source.labels.names, None, list[str]()
+    model, names = state.average.model, source.labels.names
+    scores, warnings = None, list[str]()
     runtime.align(model)
     if feed.evaluates(state.epoch):
         session.keep()
@@ -150,11 +146,11 @@ def end_epoch(session: Session, source: DataSource, feed: Feed) -> None:
     session.stop_if_asked()
     # A signal while it is scored has nothing more to write: the state was kept; the resumed run scores again.
     if feed.evaluates(state.epoch):
-        matrix, warnings = score(session, source)
+        scores, warnings = score(session, source)
     log.save(model, "last")
     session.stop_if_asked()
-    record = epoch_record(state, names, matrix, session.clock.seconds)
-    if matrix is not None:
+    record = epoch_record(state, scores, session.clock.seconds)
+    if scores is not None:
         warnings += one_class_only([*state.records, record], names)
     if warnings := [*warnings, *state.dead_scores]:
         record["warnings"] = warnings
@@ -162,8 +158,8 @@ def end_epoch(session: Session, source: DataSource, feed: Feed) -> None:
     log.rewrite(state.records)
 
 
-def score(session: Session, source: DataSource) -> tuple[Int64[torch.Tensor, "k k"] | None, list[str]]:
-    """Score the averaged network, save it if it is the best, and return its histogram; None, and why, if it has none.
+def score(session: Session, source: DataSource) -> tuple[Scores | None, list[str]]:
+    """Score the averaged network, and save it if it is the best so far; without a labelled pixel return None, and why.
 
     Raises:
         DataError: An image cannot be scored.
@@ -174,28 +170,21 @@ def score(session: Session, source: DataSource) -> tuple[Int64[torch.Tensor, "k 
     session.stop_if_asked()
     if warnings := nothing_to_score(matrix):
         return None, warnings
-    if state.best is None or mean_iu(matrix, names) >= mean_iu(state.best, names):
+    scores = Scores.from_confusion(matrix, names)
+    if state.best is None or scores.mean_iu >= Scores.from_confusion(state.best, names).mean_iu:
         state.best = matrix
         session.log.save(state.average.model, "best")
         session.stop_if_asked()
-    return matrix, []
+    return scores, []
 
 
-def epoch_record(
-    state: TrainState, names: Sequence[str], matrix: Int64[torch.Tensor, "k k"] | None, seconds: float
-) -> dict[str, Any]:
+def epoch_record(state: TrainState, scores: Scores | None, seconds: float) -> dict[str, Any]:
     """Return the log line of the epoch in progress; ``predicted`` are the classes that occur in any prediction."""
     record: dict[str, Any] = {"epoch": state.epoch, "loss": mean_loss(state.losses), "seconds": round(seconds, 1)}
-    if matrix is not None:
-        scores = Scores.from_confusion(matrix, names)
+    if scores is not None:
         record |= {name: scores[name] for name in METRICS}
-        record["predicted"] = matrix.sum(0).nonzero().flatten().tolist()
+        record["predicted"] = scores.confusion.sum(0).nonzero().flatten().tolist()
     return record
-
-
-def mean_iu(matrix: Int64[torch.Tensor, "k k"], names: Sequence[str]) -> float:
-    """Return by what the best network is chosen."""
-    return Scores.from_confusion(matrix, names).mean_iu
 
 
 def validate(session: Session, source: DataSource) -> Int64[torch.Tensor, "k k"]:
@@ -208,17 +197,17 @@ def validate(session: Session, source: DataSource) -> Int64[torch.Tensor, "k k"]
     """
     model, runtime, interrupt = session.state.average.model, session.runtime, session.interrupt
     mine = takewhile(lambda _: not interrupt.number, source.records("val")[runtime.rank :: runtime.ranks])
-    with saying_how_to_do_without(session.log):
+    with suggesting_no_evaluations(session.log):
         matrix = confusion(Predictor(model, device=runtime.device), map(source.read_sample, mine))
     return runtime.summed(matrix)
 
 
 @contextmanager
-def saying_how_to_do_without(log: RunLog) -> Iterator[None]:
+def suggesting_no_evaluations(log: RunLog) -> Iterator[None]:
     """Say how to do without scores where an image of the validation split cannot be scored.
 
     Raises:
-        DataError: It cannot.
+        DataError: A validation image cannot be scored.
     """
     try:
         yield

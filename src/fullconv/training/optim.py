@@ -61,18 +61,25 @@ def trunk_layers(body: nn.Module) -> list[list[nn.Parameter]]:
     return layers
 
 
-def _layers(module: nn.Module, within: bool = False) -> Iterator[nn.Module]:
-    """Yield layers: what has no weighted parts, and ``within`` a chain, what neither is one nor chains blocks."""
+def _layers(module: nn.Module, in_chain: bool = False) -> Iterator[nn.Module]:
+    """Yield a module's layers in order: single weighted modules and, inside a chain, whole blocks.
+
+    A chain (``CHAINS``) is always taken apart. Anything else in a chain is one layer, such as a ResNet's BasicBlock,
+    unless it holds a chain of blocks itself, as a stage of timm's ResNetV2 does.
+    """
     parts, chain = _weighted(module), isinstance(module, CHAINS)
-    if not parts or (within and not chain and not any(map(_chains_blocks, module.modules()))):
+    if not parts or (in_chain and not chain and not any(map(_chains_blocks, module.modules()))):
         yield module
         return
     for part in parts:
-        yield from _layers(part, within or chain)
+        yield from _layers(part, in_chain or chain)
 
 
 def _chains_blocks(module: nn.Module) -> bool:
-    """Return whether a module's parts, or half of them, hold several weights each: blocks, not layers of one."""
+    """Return whether a module is a chain of blocks: at least half of its parts hold several weights each.
+
+    A module of two or more parts that are all of one type is a chain, too.
+    """
     parts = _weighted(module)
     chain = isinstance(module, CHAINS) or len({type(part) for part in parts}) == 1 < len(parts)
     blocks = [part for part in parts if sum(weight.ndim > 1 for weight in part.parameters()) > 1]

@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, Any, cast
 
@@ -17,12 +17,12 @@ from ..data import DataSource
 from ..models import FCN, StartReport
 from .config import OptimSection, TrainConfig
 from .feed import (
-    FEWEST,
-    LARGE_ENOUGH,
+    CROP_MULTIPLE,
+    FEWEST_EPOCHS,
+    LARGE_SIDE,
     LARGEST_CROP,
     LARGEST_SCALE,
-    MOST,
-    MULTIPLE,
+    MOST_EPOCHS,
     PASSES,
     Feed,
     mean_area,
@@ -56,7 +56,7 @@ def describe(
     if not feed.evaluations:
         scored = f"{'the val split is not scored' if val else 'no val split'}: the last weights will be the best"
     step, derived = feed.sampler.images_a_step, config.epochs == "auto"
-    why = f" ({PASSES} / √{feed.samples} passes, at least {FEWEST}, at most {MOST})" if derived else ""
+    why = f" ({PASSES} / √{feed.samples} passes, at least {FEWEST_EPOCHS}, at most {MOST_EPOCHS})" if derived else ""
     lines = [
         f"{config.model.trunk}, FCN-{config.model.finest_stride}s, {parameters / 1e6:.1f} M parameters, on {runtime}",
         f"{source.labels.num_classes} classes; {scored}",
@@ -65,13 +65,13 @@ def describe(
     if config.model.trunk_weights is None and config.model.init is None and not begun:
         lines.insert(1, "the trunk starts from random weights: --trunk-weights takes a file, or imagenet (a download)")
     if model.input_scale != 1:
-        why = f": median shorter side {median_side(source)}, to about {LARGE_ENOUGH}, at most {LARGEST_SCALE} times"
+        why = f": median shorter side {median_side(source)}, to about {LARGE_SIDE}, at most {LARGEST_SCALE} times"
         chosen = why if config.model.input_scale == "auto" else ""
         lines.append(f"images seen {model.input_scale:g} times as large{chosen}")
     if feed.crop is None:
         lines.append("whole images, as large as they are (data.scale is for crops)")
     else:
-        why = f": the median shorter side as seen, up to a multiple of {MULTIPLE}, {LARGEST_CROP} at most"
+        why = f": the median shorter side as seen, up to a multiple of {CROP_MULTIPLE}, {LARGEST_CROP} at most"
         lines.append(f"crops of {feed.crop[0]}×{feed.crop[1]}{why if data.crop == 'auto' else ''}")
         room = mean_area(source) * model.input_scale**2 / math.prod(feed.crop)
         if data.patches == "none" and room > MANY_CROPS:
@@ -119,6 +119,22 @@ def rate_in_words(optim: OptimSection, pixels: float) -> str:
         f"rate {at(1.0)} on the {here} loss, as {at(factor)} on the {there} over about {pixels:,.0f} pixels a step"
         + (f"; with momentum {optim.momentum:g}, {effective:.2g}" if sgd else " (AdamW: the same rate for both)")
     )
+
+
+def describe_data(source: DataSource, class_weights: Mapping[str, Tensor], balance: float) -> list[str]:
+    """Return what is worth knowing of the data: images in both splits, classes never seen, what a pixel counts.
+
+    Args:
+        source: The data set.
+        class_weights: What a pixel of each class counts in the loss, by task.
+        balance: The setting they come from.
+    """
+    lines = trained_and_scored(source)
+    for task, part in source.tasks.items():
+        names = part.labels.names
+        lines += never_seen(part.class_pixels("train"), names)
+        lines += balance_in_words(class_weights[task].tolist(), names, balance)
+    return lines
 
 
 def nothing_to_score(matrix: Int64[Tensor, "k k"]) -> list[str]:

@@ -24,7 +24,7 @@ from .runlog import RunLog, TrainResult, is_run, starting_from, with_absolute_pa
 from .runtime import Runtime, is_restarted, naming_lost_ranks
 from .stages import check_networks, fit_stages, stage_configs
 
-MANY = 2000
+MANY_MASKS = 2000
 """From so many masks on, a line says that they are looked at."""
 
 BROUGHT = ("trunk", "context")
@@ -193,7 +193,7 @@ def open_checked(data: str | Path | DataSource, *, quiet: bool = False) -> DataS
     """Return a data set whose masks and images have passed the cheap checks.
 
     Raises:
-        DataError: They have not, or there is nothing to tell apart.
+        DataError: A mask or an image is unusable, or a task has a single class.
     """
     source = data if isinstance(data, DataSource) else open_dataset(data)
     for task, part in source.tasks.items():
@@ -203,7 +203,7 @@ def open_checked(data: str | Path | DataSource, *, quiet: bool = False) -> DataS
                 f"to tell apart; name what else there is, such as background"
             )
     splits = ["train", *(["val"] if "val" in source.splits else [])]
-    if (masks := sum(len(source.records(split)) for split in splits)) >= MANY:
+    if (masks := sum(len(source.records(split)) for split in splits)) >= MANY_MASKS:
         say(f"looking at {masks} masks", quiet=quiet)
     refuse_bad(source, splits)
     return source

@@ -188,7 +188,7 @@ class RunLog:
         """See that the run that is held is where it was: to write on would make half of one anew, or spoil another.
 
         Raises:
-            UsageError: It is not.
+            UsageError: The run's folder was moved, removed or replaced.
         """
         if self._is_ours is None:
             return

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..data import Batch
-from ..errors import FullconvError, UsageError, out_of_memory
+from ..errors import FullconvError, UsageError
 from .interrupt import dying_at_once
 from .kernels import as_product, fastest_layout, is_fully_connected, relu6
 
@@ -83,7 +83,7 @@ class Runtime:
 
         model.to(memory_format=torch.contiguous_format)  # shares know no other
         mesh = init_device_mesh(self.device.type, (self.ranks,))
-        for layer in _layers(model):
+        for layer in _shards(model):
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
         register_fsdp_forward_method(model, "coarse")
@@ -176,11 +176,8 @@ class Runtime:
         """Double the number of parts after an error that says that memory is short; chance begins anew.
 
         Raises:
-            RuntimeError: ``error``, if it says something else.
             FullconvError: Every part is one image already; or ranks wait for each other within passes.
         """
-        if not out_of_memory(error):
-            raise error
         traceback.clear_frames(error.__traceback__)  # They hold the tensors of the pass.
         if self.lockstep:
             raise FullconvError(
@@ -213,7 +210,7 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor if gather is None else gather()
 
 
-def shared(tensor: Tensor, like: Tensor) -> Tensor:
+def share_of(tensor: Tensor, like: Tensor) -> Tensor:
     """Return this rank's share of a whole tensor that every rank has, where ``like`` is a share."""
     if not hasattr(like, "device_mesh"):
         return tensor
@@ -228,7 +225,7 @@ def naming_lost_ranks() -> Iterator[None]:
     """Say of a rank that waits in the block for another one, which has ended, that it is not to blame.
 
     Raises:
-        FullconvError: Another one has.
+        FullconvError: Another rank has ended, or cannot be reached.
     """
     try:
         yield
@@ -293,12 +290,12 @@ def _joined() -> tuple[int, int]:
     return dist.get_rank(), dist.get_world_size()
 
 
-def _layers(module: nn.Module) -> list[nn.Module]:
+def _shards(module: nn.Module) -> list[nn.Module]:
     """Return the parts, of those that hold weights, of the outermost chains in a module."""
     parts = [part for part in module.children() if next(part.parameters(), None) is not None]
     if isinstance(module, nn.Sequential):
         return parts
-    return [layer for part in parts for layer in _layers(part)]
+    return [layer for part in parts for layer in _shards(part)]
 
 
 def _synchronised(layer: nn.BatchNorm2d, x: Tensor) -> Tensor:

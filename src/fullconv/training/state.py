@@ -17,7 +17,7 @@ from .config import TrainConfig
 from .interrupt import Interrupt
 from .optim import WeightAverage, build_optimiser, rate_factor, set_rates
 from .runlog import RunLog
-from .runtime import Runtime, shared, whole
+from .runtime import Runtime, share_of, whole
 
 EPOCH_END_MINUTES = 0.5
 """An epoch's end keeps the state only if it was last kept so long ago: epochs of few images are short."""
@@ -119,7 +119,7 @@ class TrainState:
             seconds: Time spent so far.
 
         Raises:
-            NotFinite: Weights are not.
+            NotFinite: A weight is not finite.
         """
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         if self.average.decay:
@@ -197,7 +197,7 @@ class TrainState:
             for model in (self.model, self.average.model):  # Begun without, or with other weights, it has another.
                 model.normalise_as((tuple(mean), tuple(std)))
             own = self.model.state_dict()
-            self.model.load_state_dict({name: shared(kept, own[name]) for name, kept in groups["model"].items()})
+            self.model.load_state_dict({name: share_of(kept, own[name]) for name, kept in groups["model"].items()})
             self.average.model.load_state_dict(groups["average" if self.average.decay else "model"])
         except (RuntimeError, KeyError) as error:
             raise ModelError(f"the checkpoint is of another network ({' '.join(str(error).split())[:200]})") from error
@@ -232,7 +232,7 @@ class TrainState:
             parameter = parameters[numbers[name]]
             if value.shape == parameter.shape:
                 # Fused optimisers want a weight and its state in one layout in memory.
-                value = torch.empty_like(parameter).copy_(shared(value, parameter))
+                value = torch.empty_like(parameter).copy_(share_of(value, parameter))
             state.setdefault(numbers[name], {})[what] = value
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})
@@ -277,7 +277,7 @@ class Session:
         """Write the state from which ``--resume`` goes on, unless it was written as it is; all ranks must ask for it.
 
         Raises:
-            NotFinite: Weights are not.
+            NotFinite: A weight is not finite.
             UsageError: It cannot be written.
         """
         if self.state.kept != self.state.reached:
@@ -296,7 +296,7 @@ class Session:
         """End the run, with its state saved, if a signal came to any rank.
 
         Raises:
-            Interrupted: One did.
+            Interrupted: A signal came to one of the ranks.
         """
         # One that comes to this rank meanwhile stays noted, for the next time.
         if number := self.runtime.largest(self.interrupt.number):
@@ -325,7 +325,7 @@ def check_weights(tensors: Iterable[Tensor], runtime: Runtime) -> None:
     All ranks must ask: running statistics may be each one's own.
 
     Raises:
-        NotFinite: Weights are not.
+        NotFinite: A weight is not finite.
     """
     norm = float(torch.nn.utils.get_total_norm([tensor for tensor in tensors if tensor.is_floating_point()]))
     if runtime.largest(not math.isfinite(norm)):

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -10,20 +9,20 @@ from jaxtyping import Float, Int64
 from torch import nn
 
 from ..data import Batch, DataSource
-from ..errors import NotFinite, UsageError
+from ..errors import NotFinite, UsageError, out_of_memory
 from ..losses import Upsampling, every_nth, mean_divisor, upsampled_cross_entropy, upsampled_soft_jaccard
 from ..models import FCN
 from .config import OptimSection, TrainConfig
 from .interrupt import Abandoned
 from .runtime import Runtime, whole
 
-EVERY = 4
+JACCARD_STRIDE = 4
 """Of which rows and columns the Jaccard loss is taken: sums over so many pixels do not need them all."""
 
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """What steps make smaller, and where.
+    """What a step needs besides the network, batches and an optimiser.
 
     Attributes:
         config: How the network is trained.
@@ -74,16 +73,20 @@ def train_step(model: FCN, batches: Sequence[Batch], optimiser: torch.optim.Opti
     optim, runtime = objective.config.optim, objective.runtime
     set_training(model, optim)
     size = step_size(batches, objective)
-    restore, losses = remembered_statistics(model), list[float]()
+    restore, abandoned = remembered_statistics(model), False
     while True:  # Nothing in it asks other ranks: they may have the memory.
         optimiser.zero_grad(set_to_none=True)
         parts = runtime.parts(batches)
         try:
-            with suppress(Abandoned):
-                losses = accumulate_gradients(model, parts, size, objective)
+            losses = accumulate_gradients(model, parts, size, objective)
+            break
+        except Abandoned:
+            abandoned = True
             break
         except (RuntimeError, MemoryError) as error:
             restore()
+            if not out_of_memory(error):
+                raise
             runtime.halve(batches, error)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
@@ -92,7 +95,7 @@ def train_step(model: FCN, batches: Sequence[Batch], optimiser: torch.optim.Opti
                 "one image whose coarsest features are a single cell cannot be normalised: "
                 "use larger crops (data.crop), larger batches (data.batch_size), or optim.batch_norm=frozen"
             ) from error
-    if runtime.largest(not losses):
+    if runtime.largest(abandoned):
         restore()
         raise Abandoned
     runtime.add_gradients(model)
@@ -121,7 +124,8 @@ class StepSize:
 
 def step_size(batches: Sequence[Batch], objective: Objective) -> StepSize:
     """Return by what the losses of a step's images are divided; all ranks must ask for it."""
-    optim, runtime, divisors = objective.config.optim, objective.runtime, dict.fromkeys(objective.class_weights, 1.0)
+    optim, runtime = objective.config.optim, objective.runtime
+    divisors = dict.fromkeys(objective.class_weights, 1.0)
     if optim.loss == "mean":
         for task, weights in objective.class_weights.items():
             targets = [every_nth(batch.of_task(task), optim.loss_stride) for batch in batches]
@@ -152,7 +156,7 @@ def accumulate_gradients(model: FCN, batches: Sequence[Batch], size: StepSize, o
             terms.append(cross_entropy / size.divisors[task])
             if optim.jaccard:
                 share = optim.jaccard * len(batch.stems) / size.images
-                terms.append(share * jaccard_of_some(scores, upsampling, target, batch.ignore_index))
+                terms.append(share * strided_jaccard(scores, upsampling, target, batch.ignore_index))
         loss = torch.stack(terms).sum()
         # To compute forwards again is not to count again.
         restore = remembered_statistics(model) if config.model.recompute else None
@@ -163,11 +167,11 @@ def accumulate_gradients(model: FCN, batches: Sequence[Batch], size: StepSize, o
     return losses
 
 
-def jaccard_of_some(
+def strided_jaccard(
     scores: Float[torch.Tensor, "n k H W"], upsampling: Upsampling, target: Int64[torch.Tensor, "n h w"], ignored: int
 ) -> Float[torch.Tensor, ""]:
     """Return the soft Jaccard loss of upsampled scores at each fourth row and column."""
-    every = math.gcd(EVERY, upsampling.factor)
+    every = math.gcd(JACCARD_STRIDE, upsampling.factor)
     return upsampled_soft_jaccard(scores, upsampling.every(every), every_nth(target, every), ignored)
 
 
