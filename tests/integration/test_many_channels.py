@@ -87,6 +87,16 @@ def test_a_model_is_scored_on_the_bands_it_was_trained_on(rasters, other, seen):
     assert f"{rasters}: its images are read as {seen}, {ASKED} a dataset.yaml" in str(raised.value)
 
 
+def test_a_model_of_one_band_is_not_scored_on_the_mean_of_three(rasters):
+    (rasters / "dataset.yaml").write_text("bands: [1]")
+    model = build_model(open_dataset(rasters), load_config("modern", TINY))
+    for path in (rasters / "images").iterdir():
+        write_geotiff(path, np.zeros((H, W, 3), np.uint16))
+    (rasters / "dataset.yaml").unlink()
+    with pytest.raises(DataError, match=r"read as bands: \[1, 2, 3\] and range: null, .* say bands: \[1\]"):
+        evaluate(model, rasters)
+
+
 def test_a_model_of_colours_is_scored_on_colours(rasters):
     """The same three bands, whether a picture's or a raster's."""
     (rasters / "dataset.yaml").write_text("bands: [1, 2, 3]")

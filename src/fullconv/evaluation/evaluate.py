@@ -145,7 +145,7 @@ def _check_bands(predictor: Predictor, source: DataSource, split: str) -> None:
         return
     ours = _COLOURS if config.bands is None else (config.bands, config.value_range)
     if isinstance(image, Bands):
-        theirs = image.numbers or tuple(range(1, len(ours[0]) + 1)), image.value_range
+        theirs = image.indices(), image.value_range
     if ours != theirs:
         raise DataError(
             f"{source.root}: its images are read as {_described(*theirs)}, the model was trained on "

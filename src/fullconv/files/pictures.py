@@ -96,9 +96,13 @@ class Bands:
         """Return (height, width) in pixels."""
         return raster_kind(self.path).size
 
+    def indices(self) -> tuple[int, ...]:
+        """Return which bands are read, from 1."""
+        return self.numbers or tuple(range(1, raster_kind(self.path).bands + 1))
+
     def channels(self) -> int:
-        """Return the number of bands."""
-        return len(self.numbers) if self.numbers else raster_kind(self.path).bands
+        """Return the number of bands that are read."""
+        return len(self.indices())
 
     def read(self, window: Window | None = None) -> Pixels:
         """Return the bands as floats; of GeoTIFF and ``.npy`` files only the window is read.

@@ -66,7 +66,7 @@ def build_model(source: DataSource, config: TrainConfig) -> FCN:
 def _bands(image: Picture) -> tuple[int, ...] | None:
     """Return which bands of a file are the channels: of a stack none, as it is in no file alone."""
     if isinstance(image, Bands):
-        return image.numbers or tuple(range(1, image.channels() + 1))
+        return image.indices()
     return () if isinstance(image, Stack) else None
 
 
