@@ -63,7 +63,7 @@ class Upsampling(NamedTuple):
         return dense[:, :, begin : begin + rows, start : start + width]
 
 
-def _strips(target: Int64[Tensor, "n h w"], classes: int) -> Iterator[tuple[slice, int, int]]:
+def _strip_places(target: Int64[Tensor, "n h w"], classes: int) -> Iterator[tuple[slice, int, int]]:
     """Yield which images, and rows top … bottom − 1 of them, have logits of about :data:`STRIP_BYTES`."""
     count, height, width = target.shape
     pixels = max(1, STRIP_BYTES // (4 * classes))
@@ -153,11 +153,11 @@ def upsampled_cross_entropy(
         reduction="sum",
         label_smoothing=label_smoothing,
     )
-    total: Tensor = _Strips.apply(_wide(scores), _wide(upsampling.kernels), target, upsampling, measure)
+    total: Tensor = _SumOverStrips.apply(_wide(scores), _wide(upsampling.kernels), target, upsampling, measure)
     return total if reduction == "sum" else total / _divisor(target, ignore_index, class_weights)
 
 
-class _Strips(torch.autograd.Function):
+class _SumOverStrips(torch.autograd.Function):
     """The sum of a measure of every strip; gradients are taken strip by strip while it is computed."""
 
     @staticmethod
@@ -174,8 +174,8 @@ class _Strips(torch.autograd.Function):
         gradient = torch.zeros_like(scores) if needed else None
         leaf.grad = torch.zeros_like(leaf) if kernels_needed else None
         total = scores.new_zeros(())
-        with torch.enable_grad(), _exactly(scores):
-            for some, top, bottom in _strips(target, scores.shape[1]):
+        with torch.enable_grad(), _without_autocast(scores):
+            for some, top, bottom in _strip_places(target, scores.shape[1]):
                 cells = upsampling.cells(scores.shape[2], top, bottom)
                 # A leaf of its own: the gradient of a part of the scores would be as large as that of all.
                 part = scores[some, :, cells].detach().requires_grad_(needed)
@@ -204,7 +204,7 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype.itemsize < 4 else tensor
 
 
-def _exactly(tensor: Tensor) -> AbstractContextManager[object]:
+def _without_autocast(tensor: Tensor) -> AbstractContextManager[object]:
     """Keep autocast from computing with such tensors in half precision."""
     kind = tensor.device.type
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
@@ -236,7 +236,8 @@ def upsampled_soft_jaccard(
 ) -> Float[Tensor, ""]:
     """Return what :func:`soft_jaccard` gives for upsampled scores, without ever holding them whole.
 
-    Its value is of sums over all strips, computed first; its gradient is that of these sums, each times its slope.
+    Two passes over the strips: the first adds up the classes' sums; the second takes the gradient of the loss
+    linearised at these sums, strip by strip.
 
     Args:
         scores: Logits of coarse cells.
@@ -250,8 +251,8 @@ def upsampled_soft_jaccard(
     _check_ids(target, scores.shape[1], ignore_index)
     scores, kernels = _wide(scores), _wide(upsampling.kernels)
     sums = scores.new_zeros(3, scores.shape[1])
-    with torch.no_grad(), _exactly(scores):
-        for some, top, bottom in _strips(target, scores.shape[1]):
+    with torch.no_grad(), _without_autocast(scores):
+        for some, top, bottom in _strip_places(target, scores.shape[1]):
             logits = upsampling.strip(scores[some], kernels, top, bottom, target.shape[2])
             sums += _class_sums(logits, target[some, top:bottom], ignore_index)
     if not torch.is_grad_enabled():
@@ -262,7 +263,8 @@ def upsampled_soft_jaccard(
     def measure(logits: Tensor, part: Tensor) -> Tensor:
         return (slopes * _class_sums(logits, part, ignore_index)).sum()
 
-    tangent: Tensor = _Strips.apply(scores, kernels, target, upsampling, measure)
+    tangent: Tensor = _SumOverStrips.apply(scores, kernels, target, upsampling, measure)
+    # The loss's value, with the gradient of its linearisation.
     return torch.add(tangent, (loss - tangent).detach())
 
 

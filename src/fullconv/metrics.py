@@ -1,4 +1,4 @@
-"""Scores of label maps against the truth, from one histogram over a whole data set."""
+"""Scores of label maps against the truth, from one confusion matrix over a whole data set."""
 
 import copy
 import math
@@ -73,7 +73,7 @@ class Scores(Mapping[str, Any]):
         per_class: For every class ``name``, ``accuracy``, ``iu`` (None where undefined or left out) and ``pixels``,
             the number of its labelled pixels.
         absent_classes: The policy, ``"exclude"`` or ``"zero"``.
-        confusion: The histogram [truth, prediction].
+        confusion: The confusion matrix [truth, prediction].
 
     Source: Long, Shelhamer & Darrell 2015, section 5.
     """
@@ -90,7 +90,7 @@ class Scores(Mapping[str, Any]):
     def from_confusion(
         cls, matrix: Int64[Tensor, "k k"], names: Sequence[str], absent: AbsentClasses = "exclude"
     ) -> "Scores":
-        """Return the scores of a histogram [truth, prediction].
+        """Return the scores of a confusion matrix [truth, prediction].
 
         Args:
             matrix: From :func:`confusion_matrix`, summed over the whole data set.

@@ -1,4 +1,4 @@
-"""Scores of a network on a data set: one histogram over every labelled pixel at original resolution."""
+"""Scores of a network on a data set: one confusion matrix over every labelled pixel at original resolution."""
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -72,7 +72,7 @@ def confusion(
     progress: Callable[[int, int], None] | None = None,
     total: int = 0,
 ) -> torch.Tensor:
-    """Return the k×k histogram [truth, prediction] of a predictor over samples.
+    """Return the k×k confusion matrix [truth, prediction] of a predictor over samples.
 
     Raises:
         DataError: An image is too large for the memory, or has other channels than the model takes.

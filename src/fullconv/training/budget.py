@@ -18,7 +18,7 @@ from .config import TrainConfig, changed
 from .feed import build_feed, input_scale, resolved
 from .interrupt import Interrupt, leaving_passes
 from .loop import suggesting_no_evaluations
-from .network import build_model, fresh_layers_unsaid
+from .network import build_model, without_fresh_layer_warning
 from .progress import say
 from .runlog import RunLog
 from .runtime import Runtime
@@ -151,7 +151,7 @@ def epochs_within(
     seconds, costs = (end - time.monotonic()) / len(stages), list[Cost]()
     for stage in stages:
         torch.manual_seed(stage.seed)
-        with fresh_layers_unsaid():
+        with without_fresh_layer_warning():
             model = build_model(source, stage)
         costs.append(measured(seconds, model, source, stage, folder))
     share = _largest_share(MARGIN * (end - time.monotonic()), costs, wanted)

@@ -183,7 +183,7 @@ def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: in
         batch_sampler=sampler,
         num_workers=data.workers,
         persistent_workers=data.workers > 0,
-        # As it always was there: the server that Python 3.14 starts them from ends at a signal, and they with it.
+        # The server that Python 3.14 starts them from by default dies at a signal, and they with it.
         multiprocessing_context="fork" if data.workers and sys.platform == "linux" else None,
         worker_init_fn=partial(deaf_to_signals, os.getpid()),
         collate_fn=partial(collate, ignore_index=source.labels.ignore_index, fill=fill),

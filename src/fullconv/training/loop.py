@@ -19,7 +19,7 @@ from .config import TrainConfig, changed
 from .events import Events
 from .feed import Feed, build_feed, names_digest
 from .interrupt import Abandoned, interruptible, leaving_passes
-from .network import build_model, fresh_layers_unsaid, initialised
+from .network import build_model, initialised, without_fresh_layer_warning
 from .progress import (
     TrainingProgress,
     describe,
@@ -98,7 +98,7 @@ def starting_network(source: DataSource, config: TrainConfig, log: RunLog, *, qu
     """
     try:
         # Checkpoints hold what a file of weights lacks.
-        with fresh_layers_unsaid() if log.checkpoints.exist() else nullcontext():
+        with without_fresh_layer_warning() if log.checkpoints.exist() else nullcontext():
             model, report = initialised(source, config)
     except FullconvError:
         if log.checkpoints.latest() is None:
@@ -188,7 +188,7 @@ def epoch_record(state: TrainState, scores: Scores | None, seconds: float) -> di
 
 
 def validate(session: Session, source: DataSource) -> Int64[torch.Tensor, "k k"]:
-    """Return the histogram [truth, prediction] of the averaged network on ``val``, whose images the ranks share.
+    """Return the confusion matrix [truth, prediction] of the averaged network on ``val``, whose images the ranks share.
 
     It ends early when a signal comes.
 

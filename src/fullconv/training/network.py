@@ -71,7 +71,7 @@ def _bands(image: Picture) -> tuple[int, ...] | None:
 
 
 @contextmanager
-def fresh_layers_unsaid() -> Iterator[None]:
+def without_fresh_layer_warning() -> Iterator[None]:
     """Build a network in the block without the warning of fc6 and fc7, which is given as training begins."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*start from random weights")

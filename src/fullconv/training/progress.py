@@ -138,7 +138,7 @@ def describe_data(source: DataSource, class_weights: Mapping[str, Tensor], balan
 
 
 def nothing_to_score(matrix: Int64[Tensor, "k k"]) -> list[str]:
-    """Return a warning where a histogram [truth, prediction] of the validation split is empty."""
+    """Return a warning where a confusion matrix [truth, prediction] of the validation split is empty."""
     if matrix.any():
         return []
     return ["warning: no pixel of the val split is labelled, so nothing is scored: the last weights will be the best"]

@@ -175,9 +175,9 @@ def _check_stages(config: TrainConfig, changes: Mapping[str, Any]) -> None:
 
 
 def _remembered(source: DataSource, config: TrainConfig) -> TrainConfig:
-    """Check how the stages are fed, and return what a run is to remember.
+    """Check that every stage can be fed and logged, and return the settings that ``config.yaml`` is to hold.
 
-    That is what ``auto`` stands for, unless stages have it in theirs, or a time is yet to choose.
+    They are those that ``auto`` stands for, unless there are stages, or a time is yet to choose.
 
     Raises:
         UsageError: The ranks cannot share the steps of a stage, or TensorBoard is asked for and not installed.

@@ -308,7 +308,7 @@ class RunLog:
         self.clear()
 
     def result(self) -> TrainResult | None:
-        """Return what a finished run ended with; None where it is not finished."""
+        """Return what a finished run ended with, and remove its checkpoints; None where it is not finished."""
         if not (self.folder / SUMMARY).is_file():
             return None
         self.clear()

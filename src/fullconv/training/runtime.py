@@ -205,7 +205,7 @@ class Runtime:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor of which ranks may hold a share each, whole; all ranks must ask for it."""
+    """Return the whole of a tensor of which ranks may hold a share each. Collective: every rank must call it."""
     gather: Callable[[], Tensor] | None = getattr(tensor, "full_tensor", None)
     return tensor if gather is None else gather()
 
@@ -244,7 +244,7 @@ def is_first() -> bool:
 
 
 def is_restarted() -> bool:
-    """Return whether ``torchrun`` started the ranks again after one had failed; all ranks must ask for it.
+    """Return whether ``torchrun`` started the ranks again after one had failed. Collective: every rank must call it.
 
     Machines count restarts each for itself, and one may not have counted this one.
     """

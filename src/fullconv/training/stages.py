@@ -9,7 +9,7 @@ from ..models import FCN
 from .config import TrainConfig, changed
 from .feed import resolved
 from .loop import fit
-from .network import fresh_layers_unsaid, initialised
+from .network import initialised, without_fresh_layer_warning
 from .progress import say
 from .runlog import RunLog, TrainResult
 
@@ -86,6 +86,6 @@ def check_networks(source: DataSource, config: TrainConfig) -> None:
         UsageError: One cannot be built.
         ModelError: A weight file or a model to start from cannot be used.
     """
-    with fresh_layers_unsaid():
+    with without_fresh_layer_warning():
         for stage in stage_configs(config):
             initialised(source, stage)

@@ -111,7 +111,7 @@ class TrainState:
         self.losses = []
 
     def checkpoint(self, seconds: float) -> Checkpoint:
-        """Return everything by which another process can go on; all ranks must ask for it.
+        """Return everything by which another process can go on. Collective: every rank must call it.
 
         Its tensors are the state itself where that lies in main memory: write it before the next step.
 
@@ -274,7 +274,7 @@ class Session:
     interrupt: Interrupt
 
     def keep(self) -> None:
-        """Write the state from which ``--resume`` goes on, unless it was written as it is; all ranks must ask for it.
+        """Write the state from which ``--resume`` goes on, unless it was written as it is. Collective.
 
         Raises:
             NotFinite: A weight is not finite.
@@ -322,7 +322,7 @@ def _grouped(tensors: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 def check_weights(tensors: Iterable[Tensor], runtime: Runtime) -> None:
     """Stop a run whose weights are no numbers, or so large that their norm is none, before they are written.
 
-    All ranks must ask: running statistics may be each one's own.
+    Collective, as running statistics may be each one's own.
 
     Raises:
         NotFinite: A weight is not finite.

@@ -123,7 +123,7 @@ class StepSize:
 
 
 def step_size(batches: Sequence[Batch], objective: Objective) -> StepSize:
-    """Return by what the losses of a step's images are divided; all ranks must ask for it."""
+    """Return by what the losses of a step's images are divided. Collective: every rank must call it."""
     optim, runtime = objective.config.optim, objective.runtime
     divisors = dict.fromkeys(objective.class_weights, 1.0)
     if optim.loss == "mean":
