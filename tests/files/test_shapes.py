@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from pycocotools import mask as coco_mask
 
 from fullconv.errors import DataError
-from fullconv.files.shapes import Brush, CocoRuns, Pixels, Polygon, box, circle, polygon
+from fullconv.files.shapes import Brush, CocoRuns, EncodedPixels, Pixels, Polygon, box, circle, polygon
 from reference.rle_pack import encode
 
 CORNER = st.tuples(st.floats(-5, 25, width=32), st.floats(-5, 20, width=32))
@@ -84,15 +84,31 @@ def test_pixels_are_cut_off_at_the_borders():
 
 @pytest.mark.parametrize(
     "shape",
-    [CocoRuns((3, 4)), CocoRuns((-1, 17)), CocoRuns("zz"), Brush((1, 2, 3)), Brush(tuple(encode([1] * 12)))],
+    [
+        CocoRuns((3, 4)),
+        CocoRuns((-1, 17)),
+        CocoRuns("zz"),
+        CocoRuns("o" * 500_000),
+        Brush((1, 2, 3)),
+        Brush(tuple(encode([1] * 12))),
+        EncodedPixels(b"no image"),
+    ],
 )
 def test_shapes_of_another_size_are_refused(shape):
     with pytest.raises(DataError):
         shape.mask((4, 4))
 
 
-@pytest.mark.parametrize("ring", [[(0, 0), (1, 1)], [(0, 0), (1, float("nan")), (1, 1)]])
-def test_polygons_that_are_none(ring):
-    with pytest.raises(DataError, match="at least 3"):
+@pytest.mark.parametrize(
+    ("ring", "message"),
+    [
+        ([(0, 0), (1, 1)], "at least 3"),
+        ([(0, 0), (1, float("nan")), (1, 1)], "at least 3"),
+        ([(0, 0), (1, 1e20), (1, 1)], "at least 3"),
+        ([(0, 0), (1, 10**400), (1, 1)], "no numbers"),
+    ],
+)
+def test_polygons_that_are_none(ring, message):
+    with pytest.raises(DataError, match=message):
         polygon(ring)
     assert isinstance(polygon([(0, 0), (1, 0), (1, 1)]), Polygon)

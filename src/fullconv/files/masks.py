@@ -131,11 +131,11 @@ class Drawing:
     def read(self, window: Window | None = None) -> RawMask:
         """Return the ids; all is drawn, also for a window."""
         size = self.size or image_size(self.image)
-        ids = np.full(size, self.background, np.int32)
         try:
+            ids = np.full(size, self.background, np.int32)
             for number, shape in self.shapes:
                 ids[shape.mask(size)] = number
-        except DataError as error:
+        except (DataError, TypeError, ValueError, ArithmeticError, IndexError) as error:
             raise DataError(f"{self.path}: {error}; correct the annotation of {self.image.name}") from None
         return _cut(ids, window)
 

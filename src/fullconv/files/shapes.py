@@ -3,11 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
 
 from ..errors import DataError
+from .images import opened
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -15,6 +17,8 @@ Size = tuple[int, int]
 Number = int | float
 
 _CIRCLE_CORNERS = 64
+_FARTHEST = 1e9
+_MOST_BITS = 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +60,14 @@ def polygon(*rings: Sequence[Sequence[Number]] | Float[np.ndarray, "corners 2"],
     """Return the polygon with these rings of (x, y) corners, in pixels or in fractions of the image's sides.
 
     Raises:
-        DataError: A ring has fewer than three corners, or a coordinate is not a finite number.
+        DataError: A ring has fewer than three corners, or a coordinate is no number, or one far outside any image.
     """
-    arrays = tuple(np.asarray(ring, np.float64).reshape(-1, 2) for ring in rings)
+    try:
+        arrays = tuple(np.asarray(ring, np.float64).reshape(-1, 2) for ring in rings)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise DataError(f"a polygon's corners are no numbers ({error})") from None
     for array in arrays:
-        if len(array) < 3 or not np.isfinite(array).all():
+        if len(array) < 3 or not (np.abs(array) < _FARTHEST).all():  # NaN is not below.
             raise DataError(f"a polygon has {len(array)} corners; it needs at least 3, all of them finite numbers")
     return Polygon(arrays, relative)
 
@@ -99,6 +106,31 @@ class Pixels:
         return whole
 
 
+@dataclass(frozen=True, eq=False)
+class EncodedPixels:
+    """A shape that is given pixel by pixel in an image file, of which no more than the bytes are kept.
+
+    Attributes:
+        content: The bytes; what is not black is inside.
+        top: As for ``Pixels``.
+        left: As for ``Pixels``.
+    """
+
+    content: bytes
+    top: int = 0
+    left: int = 0
+
+    def mask(self, size: Size) -> Bool[np.ndarray, "h w"]:
+        """Return where the shape is in an image of ``size``; what lies outside is cut off.
+
+        Raises:
+            DataError: The bytes are no image that can be read.
+        """
+        with opened(Path("a mask in it"), self.content, mask=True) as image:
+            inside = np.array(image.convert("L")) > 0
+        return Pixels(inside, self.top, self.left).mask(size)
+
+
 @dataclass(frozen=True)
 class CocoRuns:
     """COCO's run lengths: down the columns, first outside, then inside, and so on.
@@ -127,6 +159,8 @@ def _uncompressed(text: str | bytes) -> list[int]:
     runs: list[int] = []
     value = shift = 0
     for code in text.encode() if isinstance(text, str) else text:
+        if shift > _MOST_BITS:
+            raise DataError(f"a run length has more than {_MOST_BITS} bits")
         piece = code - 48
         value |= (piece & 0x1F) << shift
         shift += 5
@@ -186,4 +220,4 @@ def _unpacked(bits: UInt8[np.ndarray, "bits"], expected: int) -> Integer[np.ndar
     return np.concatenate(pieces)[:length]
 
 
-Shape = Polygon | Pixels | CocoRuns | Brush
+Shape = Polygon | Pixels | EncodedPixels | CocoRuns | Brush

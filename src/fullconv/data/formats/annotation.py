@@ -3,7 +3,8 @@
 import json
 import mmap
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from ..classes import ClassEntry
 from ..source import SPLIT_WORDS, SPLITS
 
 BACKGROUND = "background"
+
+_MOST_PIXELS = 1 << 28
 
 
 def read_json(path: Path) -> Any:
@@ -31,6 +34,8 @@ def read_json(path: Path) -> Any:
 def begins_with(path: Path, *words: str) -> bool:
     """Return whether a file's first 64 KiB hold all these words: a cheap look before a big file is parsed."""
     try:
+        if not path.is_file():  # A pipe would be waited for.
+            return False
         with path.open("rb") as file:
             start = file.read(1 << 16)
     except OSError:
@@ -64,19 +69,37 @@ def stated_size(row: Mapping[str, Any], height: str, width: str, path: Path) -> 
     """Return the (height, width) that an annotation states for its image under these keys, or None.
 
     Raises:
-        DataError: One is no positive number of pixels.
+        DataError: One is no positive number of pixels, or they are too many to be drawn on.
     """
     if not (row.get(height) and row.get(width)):
         return None
     try:
         size = int(row[height]), int(row[width])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         size = 0, 0
-    if min(size) < 1:
+    if min(size) < 1 or size[0] * size[1] > _MOST_PIXELS:
         raise DataError(
             f"{path}: has {height} {row[height]!r} and {width} {row[width]!r}; write the image's size in pixels there"
         )
     return size
+
+
+@contextmanager
+def drawn_in(path: Path, name: str) -> Iterator[None]:
+    """Read the shapes of one annotation in the block.
+
+    Args:
+        path: The file.
+        name: What messages call the annotation.
+
+    Raises:
+        DataError: They are not as the format describes them; the message names both.
+    """
+    try:
+        yield
+    except (DataError, KeyError, IndexError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        what = str(error) if isinstance(error, DataError) else f"cannot be read ({type(error).__name__}: {error})"
+        raise DataError(f"{path}: {name}: {what}; correct or remove it") from None
 
 
 class Images:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from ..description import Description
 from ..pairing import visible
 from ..problems import Problem
 from ..source import Contents, Record
-from .annotation import BACKGROUND, Images, begins_with, holds, read_json, split_named, stated_size
+from .annotation import BACKGROUND, Images, begins_with, drawn_in, holds, read_json, split_named, stated_size
 
 _KEYS = ('"images"', '"annotations"', '"categories"')
+_MOST_IDS = 65536
 
 
 def recognise(root: Path) -> bool:
@@ -47,10 +49,12 @@ def read(root: Path, description: Description) -> Contents:
         with _understood(path):
             tables[path] = [ClassEntry(int(row["id"]), str(row["name"])) for row in tree["categories"]]
     where = largest_table(tables)
-    entries = _with_background(tables[where])
+    numbers = _numbers(tables[where])
+    entries = _with_background([ClassEntry(numbers.get(entry.id, entry.id), entry.name) for entry in tables[where]])
     for path, tree in trees.items():
         with _understood(path):
-            splits.setdefault(_split(path), []).extend(_records(path, tree, root, entries, problems))
+            records = _records(path, tree, root, numbers, problems, entries[0].id)
+            splits.setdefault(_split(path), []).extend(records)
     return Contents(
         {name: tuple(records) for name, records in splits.items()}, where, entries, problems=tuple(problems)
     )
@@ -81,7 +85,7 @@ def _understood(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         raise DataError(
             f"{path}: is not as COCO describes it ({type(error).__name__}: {error}); export it again"
         ) from None
@@ -101,6 +105,16 @@ def _check_names(paths: Sequence[Path]) -> None:
         )
 
 
+def _numbers(classes: Sequence[ClassEntry]) -> dict[int, int]:
+    """Return by id what categories are drawn as, their place from 1, where some ids are hashes and no numbers."""
+    ids = sorted(entry.id for entry in classes)
+    return {number: place for place, number in enumerate(ids, start=1)} if any(map(_is_hash, ids)) else {}
+
+
+def _is_hash(number: int) -> bool:
+    return abs(number) >= _MOST_IDS
+
+
 def _with_background(classes: Sequence[ClassEntry]) -> list[ClassEntry]:
     ids = [entry.id for entry in classes]
     background = 0 if 0 not in ids else max(ids) + 1
@@ -108,7 +122,12 @@ def _with_background(classes: Sequence[ClassEntry]) -> list[ClassEntry]:
 
 
 def _records(
-    path: Path, tree: Mapping[str, Any], root: Path, entries: list[ClassEntry], problems: list[Problem]
+    path: Path,
+    tree: Mapping[str, Any],
+    root: Path,
+    numbers: Mapping[int, int],
+    problems: list[Problem],
+    background: int,
 ) -> list[Record]:
     base = root if root.is_dir() else path.parent
     images = Images([base / _split_folder(path), base / "images", path.parent, base, *_beside(path)])
@@ -124,9 +143,9 @@ def _records(
             problems.append(Problem("missing_image", (path, base / row["file_name"]), seen, "add the image"))
             continue
         objects = sorted(drawn.get(row["id"], []), key=lambda one: -float(one.get("area") or 0))
-        shapes = tuple((int(one["category_id"]), shape) for one in objects for shape in _shapes(one["segmentation"]))
+        shapes = tuple(shape for one in objects for shape in _shapes(path, one, numbers))
         size = stated_size(row, "height", "width", path)
-        records.append(Record(file.stem, ImageFile(file), Drawing(path, file, shapes, entries[0].id, size)))
+        records.append(Record(file.stem, ImageFile(file), Drawing(path, file, shapes, background, size)))
     return records
 
 
@@ -139,8 +158,12 @@ def _beside(path: Path) -> list[Path]:
     return [path.parent.parent] if path.parent.name == "annotations" else []
 
 
-def _shapes(segmentation: Any) -> list[Shape]:
-    if isinstance(segmentation, dict):
-        counts = segmentation["counts"]
-        return [CocoRuns(counts if isinstance(counts, str) else tuple(counts))]
-    return [polygon(list(zip(ring[::2], ring[1::2], strict=True))) for ring in segmentation]
+def _shapes(path: Path, annotation: Mapping[str, Any], numbers: Mapping[int, int]) -> list[tuple[int, Shape]]:
+    segmentation = annotation["segmentation"]
+    with drawn_in(path, f"annotation {annotation.get('id')}"):
+        number = int(annotation["category_id"])
+        number = numbers[number] if numbers else number
+        if isinstance(segmentation, dict):
+            counts = segmentation["counts"]
+            return [(number, CocoRuns(counts if isinstance(counts, str) else tuple(map(index, counts))))]
+        return [(number, polygon(list(zip(ring[::2], ring[1::2], strict=True)))) for ring in segmentation]

@@ -1,18 +1,16 @@
 """LabelMe: a JSON beside every image, with its shapes."""
 
 import base64
-import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ...errors import DataError
 from ...files.masks import Drawing
 from ...files.pictures import ImageFile
-from ...files.shapes import Pixels, Shape, box, circle, polygon
+from ...files.shapes import EncodedPixels, Shape, box, circle, polygon
 from ...files.text import read_text
 from ..classes import VOID, ClassEntry
 from ..description import Description
@@ -59,10 +57,14 @@ def _files(place: Path) -> list[Path]:
 
 def _tree(path: Path) -> Mapping[str, Any]:
     tree = read_json(path)
-    if not isinstance(tree, dict) or not isinstance(tree.get("shapes"), list):
+    if not isinstance(tree, dict) or not _are_shapes(tree.get("shapes")):
         raise DataError(f"{path}: is no annotation of LabelMe (it has no shapes); remove it, or save it again")
     tree.pop("imageData", None)  # The image once more, as text.
     return tree
+
+
+def _are_shapes(shapes: Any) -> bool:
+    return isinstance(shapes, list) and all(isinstance(shape, dict) for shape in shapes)
 
 
 def _name(shape: Mapping[str, Any]) -> str:
@@ -111,12 +113,8 @@ def _shape(shape: Mapping[str, Any], path: Path) -> Shape | None:
         if kind == "circle":
             return circle(*points[0], float(np.hypot(points[1][0] - points[0][0], points[1][1] - points[0][1])))
         if kind == "mask":
-            return _pixels(shape["mask"], points[0])
-    except (KeyError, IndexError, TypeError, ValueError, OSError, DataError) as error:
+            (left, top), content = points[0], base64.b64decode(shape["mask"])
+            return EncodedPixels(content, top=round(top), left=round(left))
+    except (KeyError, IndexError, TypeError, ValueError, ArithmeticError, DataError) as error:
         raise DataError(f"{path}: the {kind} {_name(shape)!r} cannot be read ({error}); draw it again") from None
     return None
-
-
-def _pixels(data: str, corner: tuple[float, float]) -> Pixels:
-    with Image.open(io.BytesIO(base64.b64decode(data))) as image:
-        return Pixels(np.array(image.convert("L")) > 0, top=round(corner[1]), left=round(corner[0]))

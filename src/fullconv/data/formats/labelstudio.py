@@ -12,7 +12,7 @@ from ...files.shapes import Brush, Shape, polygon
 from ..description import Description
 from ..problems import Problem
 from ..source import Contents, Record
-from .annotation import Images, begins_with, read_json, with_background
+from .annotation import Images, begins_with, drawn_in, read_json, with_background
 
 KINDS = {"brushlabels", "polygonlabels"}
 
@@ -34,7 +34,7 @@ def read(root: Path, description: Description) -> Contents:
     path = found[0]
     tasks = read_json(path)
     try:
-        regions = [(task, list(_regions(task))) for task in tasks]
+        regions = [(task, list(_regions(path, task))) for task in tasks]
         entries = with_background(sorted({name for _, rows in regions for name, _ in rows}))
         ids = {entry.name: entry.id for entry in entries}
         images, problems, records = Images([path.parent, path.parent / "images"]), [], []
@@ -47,7 +47,7 @@ def read(root: Path, description: Description) -> Contents:
                 continue
             shapes = tuple((ids[label], shape) for label, shape in rows)
             records.append(Record(image.stem, ImageFile(image), Drawing(path, image, shapes, 0)))
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, IndexError) as error:
         raise DataError(
             f"{path}: is not as Label Studio writes it ({type(error).__name__}: {error}); export it as JSON again"
         ) from None
@@ -60,17 +60,19 @@ def _files(root: Path) -> list[Path]:
     return sorted(root.glob("*.json"))
 
 
-def _regions(task: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
+def _regions(path: Path, task: Mapping[str, Any]) -> Iterator[tuple[str, Shape]]:
     done = [one for one in task["annotations"] if not one.get("was_cancelled")]
     for region in done[0]["result"] if done else []:
         if region.get("type") in KINDS:
             value = region["value"]
-            yield value[region["type"]][0], _shape(value)
+            with drawn_in(path, f"region {region.get('id')}"):
+                drawn = str(value[region["type"]][0]), _shape(value)
+            yield drawn
 
 
 def _shape(value: Mapping[str, Any]) -> Shape:
     if "rle" in value:
-        return Brush(tuple(value["rle"]))
+        return Brush(tuple(bytes(list(value["rle"]))))
     return polygon([(x / 100, y / 100) for x, y in value["points"]], relative=True)
 
 

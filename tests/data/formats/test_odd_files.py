@@ -1,0 +1,125 @@
+"""What the files of others may hold: numbers and shapes that are none."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fullconv.data import open_dataset
+from fullconv.errors import DataError
+
+H, W = 4, 6
+TRIANGLE = [0, 0, 3, 0, 3, 4]
+
+
+def write_image(root):
+    Image.new("RGB", (W, H)).save(root / "a.png")
+
+
+def refused(root, message):
+    """All of it is read, as whatever cannot be told at once is told then."""
+    with pytest.raises(DataError, match=message):
+        source = open_dataset(root)
+        for part in source.splits.values():
+            for record in part:
+                record.image.read()
+                record.mask.read()
+
+
+def write_coco(root, image=None, annotation=None, category=1):
+    write_image(root)
+    row = {"id": 1, "file_name": "a.png", "height": H, "width": W}
+    drawn = {"id": 7, "image_id": 1, "category_id": category, "segmentation": [TRIANGLE]}
+    tree = {
+        "images": [row | (image or {})],
+        "annotations": [drawn | (annotation or {})],
+        "categories": [{"id": category, "name": "cat"}, {"id": category + 1, "name": "dog"}],
+    }
+    (root / "x.json").write_text(json.dumps(tree))
+
+
+@pytest.mark.parametrize(
+    ("image", "annotation", "message"),
+    [
+        ({}, {"segmentation": [[1, 2]]}, "annotation 7: a polygon has 1 corners.*; correct or remove it"),
+        ({}, {"segmentation": [TRIANGLE[:4]]}, "annotation 7: a polygon has 2 corners.*; correct or remove it"),
+        ({}, {"segmentation": [TRIANGLE[:5]]}, r"annotation 7: cannot be read \(ValueError"),
+        ({}, {"segmentation": [[0, 0, 1e20, 0, 3, 4]]}, "annotation 7: .*finite numbers"),
+        ({}, {"segmentation": [[0, 0, 10**400, 0, 3, 4]]}, "annotation 7: .*no numbers"),
+        ({}, {"segmentation": [7]}, r"annotation 7: cannot be read \(TypeError"),
+        ({}, {"segmentation": {"counts": None}}, r"annotation 7: cannot be read \(TypeError"),
+        ({}, {"segmentation": {"counts": [1.5, 22.5]}}, r"annotation 7: cannot be read \(TypeError"),
+        ({}, {"segmentation": {"counts": ["a", "b"]}}, r"annotation 7: cannot be read \(TypeError"),
+        ({}, {"segmentation": {"counts": [None]}}, r"annotation 7: cannot be read \(TypeError"),
+        ({}, {"segmentation": {"counts": "o" * 200_000}}, "correct the annotation of a.png"),
+        ({}, {"segmentation": {"counts": [10**4000] * 2}}, "correct the annotation of a.png"),
+        ({}, {"category_id": float("inf")}, "annotation 7: cannot be read"),
+        ({}, {"area": 10**400}, "is not as COCO describes it"),
+        ({"height": float("inf")}, {}, "has height inf and width 6; write the image's size"),
+        ({"height": 10**400}, {}, "write the image's size"),
+        ({"height": 60000, "width": 60000}, {}, "has height 60000 and width 60000; write the image's size"),
+    ],
+)
+def test_coco(tmp_path, image, annotation, message):
+    write_coco(tmp_path, image, annotation)
+    refused(tmp_path, f"x.json: .*{message}")
+
+
+def test_coco_categories_that_are_hashes(tmp_path):
+    write_coco(tmp_path, category=3_000_000_000)
+    source = open_dataset(tmp_path)
+    sample = next(iter(source.splits.values()))[0]
+    assert source.labels.names == ("background", "cat", "dog")
+    assert np.unique(source.read_target(sample)).tolist() == [0, 1]
+    write_coco(tmp_path, annotation={"category_id": 2}, category=3_000_000_000)
+    refused(tmp_path, r"x.json: annotation 7: cannot be read \(KeyError: 2\)")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shapes": [None]}, "is no annotation of LabelMe"),
+        ({"imageWidth": float("inf")}, "write the image's size"),
+        ({"points": [[0, 0], [10**400, 1], [2, 2]]}, "the polygon 'cat' cannot be read"),
+        ({"shape_type": "mask", "mask": "AAAA", "points": [[0, 0]]}, "a mask in it: is not an image"),
+        ({"shape_type": "mask", "mask": "AAAA", "points": [[float("inf"), 0]]}, "the mask 'cat' cannot be read"),
+        ({"shape_type": "mask", "mask": 5, "points": [[0, 0]]}, "the mask 'cat' cannot be read"),
+    ],
+)
+def test_labelme(tmp_path, change, message):
+    write_image(tmp_path)
+    shape = {"label": "cat", "shape_type": "polygon", "points": [[0, 0], [3, 0], [3, 4]]} | change
+    tree = {"imagePath": "a.png", "imageHeight": H, "imageWidth": W, "shapes": [shape]} | change
+    (tmp_path / "a.json").write_text(json.dumps(tree))
+    refused(tmp_path, f"a.json: .*{message}")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"points": [[1, 2]]}, "region r: a polygon has 1 corners.*; correct or remove it"),
+        ({"points": [[1, 2], [10**400, 3], [1, 1]]}, r"region r: cannot be read \(OverflowError"),
+        ({"points": None}, r"region r: cannot be read \(TypeError"),
+        ({"rle": [300, 1, 2]}, r"region r: cannot be read \(ValueError"),
+        ({"rle": [1.5, "a"]}, r"region r: cannot be read \(TypeError"),
+        ({"rle": None}, r"region r: cannot be read \(TypeError"),
+    ],
+)
+def test_label_studio(tmp_path, value, message):
+    write_image(tmp_path)
+    region = {"id": "r", "type": "polygonlabels", "value": {"polygonlabels": ["cat"]} | value}
+    tree = [{"data": {"image": "a.png"}, "annotations": [{"result": [region]}]}]
+    (tmp_path / "export.json").write_text(json.dumps(tree))
+    refused(tmp_path, f"export.json: {message}")
+
+
+@pytest.mark.parametrize("number", ["3000000000", "-3000000000", "9" * 5000])
+def test_ultralytics_ids(tmp_path, number):
+    write_image(tmp_path)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "a.png").rename(tmp_path / "images" / "a.png")
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "a.txt").write_text(f"{number} 0 0 1 0 1 1")
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [cat]")
+    refused(tmp_path, r"labels.a.txt: ")
