@@ -14,7 +14,7 @@ import fullconv
 from fullconv.data import write_shapes
 from fullconv.data.generated import SHAPES
 from fullconv.data.problems import KINDS, Problem
-from fullconv.doctor import refuse_bad
+from fullconv.doctor import refuse_bad, report
 from fullconv.errors import DataError
 from fullconv.files.images import image_size, read_image
 from fullconv.training import train
@@ -311,6 +311,20 @@ def test_the_data_folder_stays_as_it_is(corpus):
     before = {path: path.read_bytes() for path in corpus.root.rglob("*") if path.is_file()}
     fullconv.check(corpus.root)
     assert {path: path.read_bytes() for path in corpus.root.rglob("*") if path.is_file()} == before
+
+
+def test_a_report_shows_no_bombs_and_looks_at_no_more_than_it_shows(corpus, tmp_path, monkeypatch):
+    bomb = corpus.root / "images" / f"{corpus.free.pop()}.png"
+    Image.new("1", (9000, 9000)).save(bomb)
+    diagnosis = fullconv.check(corpus.root)
+    assert bomb in {file for problem in diagnosis.problems for file in problem.files}
+    seen = []
+    monkeypatch.setattr(report, "_data_url", lambda pixels: seen.append(pixels.shape) or "")
+    fullconv.doctor.write_report(diagnosis, tmp_path / "page.html")
+    assert seen and (9000, 9000, 3) not in seen
+    monkeypatch.setattr(report, "OFFENDERS", 0)
+    monkeypatch.setattr(report, "_picture", lambda path: pytest.fail("it is not shown"))
+    fullconv.doctor.write_report(diagnosis, tmp_path / "page.html")
 
 
 def test_kinds_of_problems_are_known():

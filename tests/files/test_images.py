@@ -201,6 +201,7 @@ def truncated() -> bytes:
         (b"", r"is empty \(0 bytes\); replace the file"),
         (b"not an image", "is not an image that Pillow can read; replace the file"),
         (truncated(), "cannot be decoded .*; replace the file"),
+        (b"%!PS-Adobe-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n%%EOF\n", "is PostScript, a program; save it as PNG"),
     ],
 )
 def test_unreadable_files(tmp_path: Path, read: object, contents: bytes | None, message: str) -> None:

@@ -14,6 +14,7 @@ from ..data import DataSource
 from ..data.source import Record
 from ..errors import DataError
 from ..files import write_atomically
+from ..files.images import opened
 from ..files.pictures import as_colours
 from .diagnosis import Diagnosis
 
@@ -81,8 +82,7 @@ def _offenders(diagnosis: Diagnosis) -> list[dict[str, str]]:
     shown: list[dict[str, str]] = []
     for problem in diagnosis.problems:
         for file in problem.files[:2]:
-            picture = _picture(file)
-            if picture is not None and len(shown) < OFFENDERS:
+            if len(shown) < OFFENDERS and (picture := _picture(file)) is not None:
                 shown.append({"title": f"{problem.kind}: {file.name}", "picture": _data_url(picture)})
     return shown
 
@@ -101,9 +101,9 @@ def _overlay(source: DataSource, record: Record) -> UInt8[np.ndarray, "h w 3"] |
 
 def _picture(path: Path) -> UInt8[np.ndarray, "h w 3"] | None:
     try:
-        with Image.open(path) as image:
+        with opened(path, colours=True) as image:
             pixels = np.asarray(image.convert("RGB"))
-    except Exception:  # It is shown because it is broken: whatever Pillow says, there is no picture then.
+    except DataError:  # It is shown because it is broken.
         return None
     # Ids of a few classes are nearly black: stretch them.
     return (

@@ -231,7 +231,7 @@ def opened(
         mask: It is a mask, whose few classes make honest files that unfold a thousandfold: up to 512 MiB are let pass.
 
     Raises:
-        DataError: The file is missing, empty, broken or too large; the message names it.
+        DataError: The file is missing, empty, broken, too large or a program; the message names it.
     """
     if content is None and not path.is_file():
         raise DataError(f"{path}: no such file; check the path, or take it off the list that names it")
@@ -242,6 +242,8 @@ def opened(
             content = path.read_bytes()
         # A file, not a path: from a path, Pillow 13 maps plain TIFFs to memory and scrambles those on their side.
         with path.open("rb") if content is None else io.BytesIO(content) as file, Image.open(file) as image:
+            if image.format == "EPS":  # Which Pillow has Ghostscript run.
+                raise DataError("is PostScript, a program; save it as PNG")
             # Pillow keeps colours in 4 bytes.
             each = 4 if colours else _BYTES.get(image.mode, 4)
             refuse_bomb(image.size[0] * image.size[1] * each, size, mask=mask)
