@@ -7,6 +7,8 @@ from fullconv.data.classes import ClassEntry
 from fullconv.data.description import Description, read_description
 from fullconv.errors import DataError
 
+BOMB = "\n".join(["a0: &a0 x", *(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]" for n in range(9))])
+
 
 def described(folder: Path, text: str) -> Description:
     (folder / "dataset.yaml").write_text(text)
@@ -49,12 +51,27 @@ def test_every_way_to_write_classes(tmp_path: Path, text: str, entries: list[Cla
         ("tasks: {type: {masks: m, classes: [a]}}", "is a word that torch keeps for itself"),
         ("tasks: {items: {masks: m, classes: [a]}}", "is a word that torch keeps for itself"),
         ("- a", "holds no keys; write some of path, format, images"),
+        ("[" * 600, "not valid YAML: RecursionError"),
+        ("0x_", "not valid YAML: ValueError"),
+        ("9" * 5000, "not valid YAML: ValueError"),
+        ("!!bool x", "not valid YAML: KeyError"),
+        ("!!timestamp x", "not valid YAML: AttributeError"),
+        ("!!map x", "not valid YAML: ValueError"),
+        ("a: &a [*a]", "not valid YAML: an alias stands inside"),
+        (BOMB, "not valid YAML: aliases repeat more than 100000 values"),
     ],
 )
 def test_what_is_wrong_and_what_to_write(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(DataError, match=f"dataset.yaml: .*{message}") as caught:
         described(tmp_path, text)
     assert "\n" not in str(caught.value)
+
+
+def test_aliases_repeat(tmp_path: Path) -> None:
+    tasks = "{one: &one {masks: m, classes: [a]}, two: {<<: *one, masks: n}}"
+    text = f"splits: {{train: &all [a, b], val: *all}}\ntasks: {tasks}"
+    read = described(tmp_path, text)
+    assert read.splits["val"] == ["a", "b"] and [read.tasks[name].masks for name in ("one", "two")] == ["m", "n"]
 
 
 def test_a_missing_description(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from jaxtyping import Integer, UInt8
 
 from ..errors import DataError
+from .text import refuse_no_file
 
 _MOST_VALUES = 1 << 28
 
@@ -34,10 +35,7 @@ def read_npy(path: Path, window: Window | None = None) -> Integer[np.ndarray, "h
     Raises:
         DataError: The file is not such an array; arrays of Python objects are refused unread.
     """
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:
-        raise DataError(f"{path}: is not a readable .npy array ({error}); save it with numpy.save") from None
+    array = load_npy(path)
     if not isinstance(array, np.ndarray):
         raise DataError(f"{path}: holds no array, or several; save a single h×w array")
     _check_kind(array, path)
@@ -47,6 +45,19 @@ def read_npy(path: Path, window: Window | None = None) -> Integer[np.ndarray, "h
         raise DataError(f"{path}: is too large to be a mask; save tiles, or an h×w array of ids")
     mask = _as_ids(np.array(array), path)
     return np.ascontiguousarray(window.cut(mask)) if window else mask
+
+
+def load_npy(path: Path) -> Any:
+    """Return what an ``.npy`` file holds, unread as yet if that is an array.
+
+    Raises:
+        DataError: It cannot be read, or holds Python objects.
+    """
+    refuse_no_file(path)
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:
+        raise DataError(f"{path}: is not a readable .npy array ({error}); save it with numpy.save") from None
 
 
 def _check_kind(array: npt.NDArray[Any], path: Path) -> None:
@@ -83,6 +94,7 @@ def read_sbd(path: Path) -> Integer[np.ndarray, "h w"]:
         from scipy.io import loadmat
     except ImportError as error:
         raise DataError(f"{path}: .mat masks need scipy; pip install 'fullconv[mat]'") from error
+    refuse_no_file(path)
     try:
         segmentation = loadmat(path, squeeze_me=True, struct_as_record=False)["GTcls"].Segmentation
     except Exception as error:

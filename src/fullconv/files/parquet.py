@@ -10,6 +10,7 @@ from .arrays import Window
 from .images import image_size, read_image, read_mask
 from .masks import RawMask
 from .pictures import Pixels
+from .text import refuse_no_file
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def open_table(path: Path) -> Any:
         from pyarrow import parquet
     except ImportError as error:
         raise DataError(f"{path}: Parquet files need pyarrow; pip install 'fullconv[parquet]'") from error
+    refuse_no_file(path)
     try:
         return parquet.ParquetFile(path)
     except Exception as error:

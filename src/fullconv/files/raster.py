@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from ..errors import DataError
-from .arrays import Window
+from .arrays import Window, load_npy
 from .images import image_size, opened, refuse_bomb, upright
 
 TIFF_SUFFIXES = (".tif", ".tiff")
@@ -76,10 +76,7 @@ def read_raster(
 
 
 def _mapped(path: Path) -> Shaped[np.ndarray, "h w c"]:
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:
-        raise DataError(f"{path}: is not a readable .npy array ({error}); save it with numpy.save") from None
+    array = load_npy(path)
     if (
         not isinstance(array, np.ndarray)
         or array.ndim not in (2, 3)

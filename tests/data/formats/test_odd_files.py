@@ -1,6 +1,8 @@
-"""What the files of others may hold: numbers and shapes that are none."""
+"""What the files of others may hold: numbers and shapes that are none, quotes that are not closed, and pipes."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -123,3 +125,41 @@ def test_ultralytics_ids(tmp_path, number):
     (tmp_path / "labels" / "a.txt").write_text(f"{number} 0 0 1 0 1 1")
     (tmp_path / "data.yaml").write_text("train: images\nnames: [cat]")
     refused(tmp_path, r"labels.a.txt: ")
+
+
+@pytest.mark.parametrize("rest", ["a.png,b.png\n" * 3, "a.png,b.png\n" * 20_000, 'a.png,b.png\n"'])
+def test_a_quote_in_a_table_that_is_not_closed(tmp_path, rest):
+    (tmp_path / "list.csv").write_text(f'image,mask\na.png,b.png\n"{rest}')
+    refused(tmp_path, r"list.csv: line 3: .*; correct that line")
+
+
+def test_a_quote_in_a_table_of_classes_that_is_not_closed(tmp_path):
+    (tmp_path / "_classes.csv").write_text('Pixel Value, Class\n0, "background\n1, cat\n')
+    refused(tmp_path, r"_classes.csv: line 2: a quote is not closed")
+
+
+def write_folder(root):
+    for folder in ("images", "masks"):
+        (root / folder).mkdir()
+        for stem in "ab":
+            Image.fromarray(np.arange(H * W, dtype=np.uint8).reshape(H, W) % 2).save(root / folder / f"{stem}.png")
+
+
+@pytest.mark.parametrize("name", ["a.json", "images/x.npy", "masks/x.npy", "masks/x.mat", "classes.txt", "train.txt"])
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path, name):
+    write_folder(tmp_path)
+    os.mkfifo(tmp_path / name)
+    if "x" in name and "txt" not in name:
+        other = tmp_path / {"images": "masks", "masks": "images"}[name.partition("/")[0]]
+        shutil.copy(other / "a.png", other / "x.png")
+        (tmp_path / "dataset.yaml").write_text("classes: [a, b]")
+        refused(tmp_path, rf"{name}: is no regular file")
+    else:
+        assert open_dataset(tmp_path).labels.num_classes == 2
+
+
+def test_a_device_is_no_list(tmp_path):
+    write_folder(tmp_path)
+    (tmp_path / "dataset.yaml").write_text("splits: {train: /dev/zero}")
+    refused(tmp_path, "/dev/zero: is no regular file")

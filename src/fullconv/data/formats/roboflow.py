@@ -1,13 +1,12 @@
 """Roboflow's semantic masks: ``train/ valid/ test/``, each with ``x.jpg``, ``x_mask.png`` and ``_classes.csv``."""
 
-import csv
 from pathlib import Path
 
 from ...errors import DataError
 from ...files.images import IMAGE_SUFFIXES, MASK_SUFFIXES
 from ...files.masks import MaskFile
 from ...files.pictures import ImageFile
-from ...files.text import read_text
+from ...files.text import read_rows
 from ..classes import ClassEntry, largest_table
 from ..description import Description
 from ..pairing import files_in
@@ -27,7 +26,7 @@ def read(root: Path, description: Description) -> Contents:
     """Read every split that has a table; the one with the most classes names them.
 
     Raises:
-        DataError: A table names no class, or calls one otherwise.
+        DataError: A table cannot be read, names no class, or calls one otherwise.
     """
     places = {split: root / folder for split, folder in SPLITS.items() if (root / folder / TABLE).is_file()}
     places = places or {"": root}
@@ -59,7 +58,7 @@ def _pairs(place: Path, problems: list[Problem]) -> tuple[Record, ...]:
 
 
 def _entries(table: Path) -> list[ClassEntry]:
-    rows = [[cell.strip() for cell in row] for row in csv.reader(read_text(table).splitlines()) if row]
+    rows = read_rows(table)
     entries = [ClassEntry(int(row[0]), row[1]) for row in rows if len(row) > 1 and row[0].isdecimal()]
     if not entries:
         raise DataError(f"{table}: names no class; write a pixel value and a name a line, such as 0, background")

@@ -6,7 +6,7 @@ from pathlib import Path
 from ...errors import DataError
 from ...files.masks import MaskFile
 from ...files.pictures import picture
-from ...files.text import read_text
+from ...files.text import read_rows
 from ..classes import read_classes
 from ..description import Description
 from ..problems import Problem
@@ -22,7 +22,7 @@ def read(root: Path, description: Description) -> Contents:
     """Read the table; paths are relative to its folder.
 
     Raises:
-        DataError: There is no such table, or only some rows name a split.
+        DataError: There is no such table, it cannot be read, or only some rows name a split.
     """
     tables = _tables(root)
     if len(tables) != 1:
@@ -30,9 +30,10 @@ def read(root: Path, description: Description) -> Contents:
     table = tables[0]
     splits: dict[str, list[Record]] = {}
     problems: list[Problem] = []
-    rows = csv.DictReader(read_text(table).splitlines()[1:], _columns(table), skipinitialspace=True)
-    for row in rows:
-        image, mask, split = ((row.get(key) or "").strip() for key in ("image", "mask", "split"))
+    columns, *rows = read_rows(table)
+    for cells in rows:
+        row = dict(zip(columns, cells, strict=False))
+        image, mask, split = (row.get(key, "") for key in ("image", "mask", "split"))
         split = SPLIT_WORDS.get(split.lower(), split)
         if record := _record(table, image, mask, problems):
             splits.setdefault(split, []).append(record)
