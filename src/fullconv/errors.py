@@ -62,6 +62,18 @@ class Interrupted(FullconvError):
         return type(self), (self.number, str(self))
 
 
+def plain(text: object) -> str:
+    r"""Return text for a terminal: control characters, with which a file's name could work it, are shown instead.
+
+    >>> print(plain("a\x1b[2Jb"))
+    a\x1b[2Jb
+    """
+    return str(text).translate(_CONTROLS)
+
+
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory, of the processor or of a GPU, is short."""
     kinds = {kind.__name__ for kind in type(error).__mro__}

@@ -137,6 +137,21 @@ def test_check_of_names_that_are_no_text(data, tmp_path):
     assert record["problems"][0]["files"] == [str(data / "masks" / f"{strange}.png")]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no file is called so there")
+def test_names_do_not_work_the_terminal(shapes, data, tmp_path):
+    name, shown = "a\x1b[2J\x9b2J.png", r"a\x1b[2J\x9b2J.png"
+    for path in data.glob("*.txt"):
+        path.unlink()
+    for folder in ("images", "masks"):
+        first(data / folder).rename(data / folder / name)
+    (data / "masks" / name).write_bytes(b"")
+    skipped = run("predict", shapes / "run", data / "masks" / name, "--out", tmp_path / "out", code=5)
+    refused = run("train", tmp_path / name, "--out", tmp_path / "run", code=3)
+    checked = run("check", data, code=3)
+    for text in (skipped.stderr, refused.stderr, checked.stdout):
+        assert shown in text and not {*"\x1b\x9b"} & {*text}
+
+
 def test_check_of_what_is_no_data_set(tmp_path):
     assert "give a folder with images/ and masks/" in run("check", tmp_path, code=3).stderr
     assert "did you mean 'voc'" in run("check", tmp_path, "--format", "vco", code=2).stderr
@@ -173,7 +188,7 @@ def test_evaluate_prints_a_table_and_json(shapes):
 
 def test_names_of_classes_are_printed_as_they_are(shapes, tmp_path):
     """Brackets and colons mean something to the library that draws the tables."""
-    names = ["[red]sky[/red]", "[/]", ":car:", "[1]", "x", "y"]
+    names = ["[red]sky[/red]", "[/]", ":car:", "[1]", "x", "y\x1b[2J"]
     model = FCN.from_pretrained(shapes / "run" / "best")
     model.labels["semantic"] = LabelSet.of(names)
     model.save_pretrained(tmp_path / "model")
@@ -181,7 +196,8 @@ def test_names_of_classes_are_printed_as_they_are(shapes, tmp_path):
     (tmp_path / "data" / "classes.txt").write_text("\n".join(names))
     for words in (("evaluate", tmp_path / "model", tmp_path / "data"), ("check", tmp_path / "data")):
         lines = run(*words).stdout.splitlines()
-        assert all(any(line.startswith(f"{name} ") for line in lines) for name in names)
+        shown = [*names[:-1], r"y\x1b[2J"]
+        assert all(any(line.startswith(f"{name} ") for line in lines) for name in shown)
 
 
 def test_views_change_scores_and_predictions(shapes, tmp_path, noisy):

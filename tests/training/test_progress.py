@@ -57,6 +57,12 @@ def test_plain_lines_where_there_is_no_terminal(clock, capsys):
     )
 
 
+def test_names_do_not_work_the_terminal(clock, capsys):
+    TrainingProgress(Run()).say("a\x1b[2J")
+    module.say("b\x9b2J", quiet=False)
+    assert capsys.readouterr().err == "a\\x1b[2J\nb\\x9b2J\n"
+
+
 def test_epochs_shorter_than_the_silence_say_how_long_it_will_last(clock, capsys):
     progress = TrainingProgress(run := Run())
     progress.epoch({"epoch": 0, "loss": 1.0, "seconds": 5.0}, 2)  # Resumed where only its scores were missing.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import DataError, UsageError
+from ..errors import DataError, UsageError, plain
 from .options import DataPath, Json, print_json, progress_bar
 
 if TYPE_CHECKING:
@@ -62,12 +62,13 @@ def _print(diagnosis: "Diagnosis") -> None:
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
     source = diagnosis.source
     splits = ", ".join(f"{split} {len(records)}" for split, records in source.splits.items())
-    console.print(f"{source.root}: format {source.format}; {splits} images; {source.labels.num_classes} classes")
-    table = Table("class", "share", "weight", *source.splits, box=None, pad_edge=False)
+    named = f"{source.root}: format {source.format}; {splits} images; {source.labels.num_classes} classes"
+    console.print(plain(named))
+    table = Table("class", "share", "weight", *map(plain, source.splits), box=None, pad_edge=False)
     for index, name in enumerate(source.labels.names):
         share, weight = diagnosis.frequencies[index], diagnosis.class_weights[index]
         counts = [f"{int(pixels[index]):,}" for pixels in diagnosis.pixels.values()]
-        table.add_row(name, f"{100 * share:.2f} %", f"{weight:.2f}", *counts)
+        table.add_row(plain(name), f"{100 * share:.2f} %", f"{weight:.2f}", *counts)
     console.print(table)
     sizes = ", ".join(f"{h}×{w} ({count})" for (h, w), count in list(diagnosis.sizes.items())[:_SHOWN])
     console.print(f"sizes (height × width): {sizes}{', …' if len(diagnosis.sizes) > _SHOWN else ''}")
@@ -77,12 +78,12 @@ def _print(diagnosis: "Diagnosis") -> None:
     console.print(f"recommended finest stride: {diagnosis.recommended_stride}")
     for problem in diagnosis.problems:
         count = "1 file" if len(problem.files) == 1 else f"{len(problem.files)} files"
-        console.print(f"\n{problem.severity}: {problem.kind}, {count}: {problem.seen}")
+        console.print(f"\n{problem.severity}: {problem.kind}, {count}: {plain(problem.seen)}")
         for file in problem.files[:_SHOWN]:
-            console.print(f"  {file}")
+            console.print(f"  {plain(file)}")
         if len(problem.files) > _SHOWN:
             console.print(f"  and {len(problem.files) - _SHOWN} more (--json lists all)")
-        console.print(f"  remedy: {problem.remedy}")
+        console.print(f"  remedy: {plain(problem.remedy)}")
     if not diagnosis.problems:
         console.print("no problems found")
 

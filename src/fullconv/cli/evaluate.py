@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from ..errors import plain
 from .options import DataPath, Json, Mirror, ModelPath, Scales, Task, print_json, print_scores, progress_bar, views
 
 
@@ -31,5 +32,5 @@ def evaluate(
     else:
         known = split is None and chosen == "train"
         why = " (there is no test or val split; a model scores higher on what it was trained on)" if known else ""
-        print(f"{chosen}: {images} images{why}")
+        print(f"{plain(chosen)}: {images} images{why}")
         print_scores(scores)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
-from ..errors import FullconvError, out_of_memory
+from ..errors import FullconvError, out_of_memory, plain
 from .check import check
 from .demo import demo
 from .evaluate import evaluate
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _say(message: str) -> None:
     with suppress(OSError):  # Its terminal may be closed: the exit code still tells.
-        print(f"fullconv: {message}", file=sys.stderr)
+        print(f"fullconv: {plain(message)}", file=sys.stderr)
 
 
 def _exit_code(error: Any) -> int:

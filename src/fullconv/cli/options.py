@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import plain
+
 if TYPE_CHECKING:
     from ..inference import Views
     from ..metrics import Scores
@@ -63,7 +65,7 @@ def print_scores(scores: "Scores") -> None:
     console = Console(highlight=False, markup=False, emoji=False)
     table = Table("class", "IU", "accuracy", "pixels", box=None, pad_edge=False)
     for row in scores.per_class:
-        table.add_row(row["name"], _percent(row["iu"]), _percent(row["accuracy"]), f"{row['pixels']:,}")
+        table.add_row(plain(row["name"]), _percent(row["iu"]), _percent(row["accuracy"]), f"{row['pixels']:,}")
     console.print(table)
     console.print()
     for key in METRICS:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import DataError, UsageError
+from ..errors import DataError, UsageError, plain
 from .options import Mirror, ModelPath, Scales, Task, progress_bar, views
 
 SKIPPED_SOME = 5
@@ -48,7 +48,7 @@ def predict(
                 prediction = predictor.predict(path)
             except DataError as error:
                 skipped += 1
-                print(f"fullconv: skipped: {error}", file=sys.stderr)
+                print(f"fullconv: skipped: {plain(error)}", file=sys.stderr)
                 continue
             labels, overlay = _outputs(path, out)
             save_image(prediction.overlay(), overlay)  # First: what lies beside one is a prediction.

@@ -14,6 +14,7 @@ from rich.table import Column
 from torch import Tensor
 
 from ..data import DataSource
+from ..errors import plain
 from ..models import FCN, StartReport
 from .config import OptimSection, TrainConfig
 from .feed import (
@@ -195,7 +196,7 @@ def say(*lines: str, quiet: bool) -> None:
     """Print lines where there is no bar, on the standard error stream of the first rank."""
     console = _console(quiet)
     for line in lines:
-        console.print(line, markup=False)
+        console.print(plain(line), markup=False)
 
 
 def _console(quiet: bool) -> Console:
@@ -313,7 +314,7 @@ class TrainingProgress:
     def say(self, *lines: str) -> None:
         """Print lines; the time since the last step does not count as a step's."""
         for line in lines:
-            self._console.print(line, markup=False)
+            self._console.print(plain(line), markup=False)
         self._spoke = self._last = time.monotonic()
 
 
