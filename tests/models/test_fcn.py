@@ -207,6 +207,12 @@ def damaged(saved, tmp_path):
     return folder
 
 
+def renamed(record, task):
+    """Call the only task otherwise."""
+    record["model"]["tasks"] = {task: 2}
+    record["labels"] = {task: record["labels"]["semantic"]}
+
+
 def edit(folder, change):
     record = json.loads((folder / "config.json").read_text())
     change(record)
@@ -223,6 +229,14 @@ def edit(folder, change):
         (lambda record: record["model"].update(colour="red"), "not a valid model configuration"),
         (lambda record: record["model"].update(tasks={"semantic": 3}), "its table of names does not"),
         (lambda record: record.pop("labels"), "not a valid model configuration"),
+        (lambda record: record["model"].update(value_range=[0, 0]), "config.json: not a valid .*ascending"),
+        (lambda record: record["model"].update(value_range=[0, float("inf")]), "config.json: not a valid .*ascending"),
+        (lambda record: renamed(record, "a.b"), "config.json: cannot be built here: .*module name"),
+        (
+            lambda record: record["model"].update(in_channels=10**15, normalisation=None),
+            "config.json: cannot be built here",
+        ),
+        (lambda record: record["model"].update(trunk="timm:x", context="fc"), "config.json: cannot be built here"),
     ],
 )
 def test_a_wrong_configuration_is_named(damaged, change, message):
@@ -252,9 +266,10 @@ def test_missing_and_truncated_files_are_named(damaged, tmp_path):
     weights.unlink()
     with pytest.raises(ModelError, match=r"model\.safetensors: missing"):
         FCN.from_pretrained(damaged)
-    (damaged / "config.json").write_text("{")
-    with pytest.raises(ModelError, match=r"config\.json: cannot be read"):
-        FCN.from_pretrained(damaged)
+    for text in ("{", "[" * 100_000):
+        (damaged / "config.json").write_text(text)
+        with pytest.raises(ModelError, match=r"config\.json: cannot be read"):
+            FCN.from_pretrained(damaged)
     (damaged / "config.json").unlink()
     with pytest.raises(ModelError, match=r"config\.json: missing"):
         FCN.from_pretrained(damaged)

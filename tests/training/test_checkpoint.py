@@ -1,5 +1,6 @@
 """Checkpoints: what is damaged is noticed, and the one before is used."""
 
+import hashlib
 import random
 
 import pytest
@@ -94,6 +95,13 @@ def test_one_of_another_version_is_not_passed_over(tmp_path, monkeypatch):
     Checkpoints(tmp_path).write(checkpoint(1))
     monkeypatch.undo()
     with pytest.raises(ModelError, match=r"000000001\.ckpt: written by another version of fullconv"):
+        Checkpoints(tmp_path).latest()
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x02" + bytes(7) + b"{}", bytes(8) + b"[]"])
+def test_what_is_whole_and_no_state_is_named(tmp_path, payload):
+    (tmp_path / "000000001.ckpt").write_bytes(payload + hashlib.sha256(payload).digest())
+    with pytest.raises(ModelError, match=r"000000001\.ckpt: holds no state of a run"):
         Checkpoints(tmp_path).latest()
 
 

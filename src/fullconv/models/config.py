@@ -1,5 +1,6 @@
 """What a network is made of, as plain values: the part of a model folder that a person can read."""
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -48,8 +49,10 @@ class ModelConfig(BaseModel):
     value_range: tuple[float, float] | None = None
 
     @model_validator(mode="after")
-    def _normalises_every_channel(self) -> "ModelConfig":
+    def _fits_together(self) -> "ModelConfig":
         for values in self.normalisation or ():
             if len(values) != self.in_channels:
                 raise ValueError(f"normalisation has {len(values)} values for {self.in_channels} channels")
+        if self.value_range is not None and not 0 < self.value_range[1] - self.value_range[0] < math.inf:
+            raise ValueError(f"value_range is {list(self.value_range)}, not two ascending numbers")
         return self

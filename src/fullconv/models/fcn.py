@@ -165,8 +165,9 @@ class FCN(nn.Module):
         config, labels, tensors = read_model(folder)
         try:
             model = cls.from_config(config, labels=labels)
-        except UsageError as error:
-            raise ModelError(f"{Path(folder) / CONFIG}: cannot be built here: {error}") from error
+        except Exception as error:  # torch and timm have no common base for what values of others' can cause
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            raise ModelError(f"{Path(folder) / CONFIG}: cannot be built here: {reason}") from error
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:

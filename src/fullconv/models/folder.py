@@ -86,7 +86,7 @@ def _read_record(path: Path) -> dict[str, Any]:
         raise ModelError(
             f"{path}: missing, so {path.parent} is no model folder; give one that was saved by fullconv"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read ({_first_line(error)}); save the model again") from error
     if not isinstance(record, dict) or record.get("format") != "fullconv":
         raise ModelError(f"{path}: not written by fullconv; give a folder that was saved by fullconv")

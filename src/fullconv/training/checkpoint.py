@@ -136,13 +136,21 @@ def _read_whole(path: Path) -> bytes | None:
 
 
 def _parsed(path: Path, payload: bytes) -> Checkpoint:
-    length = int.from_bytes(payload[:8], "little")
-    facts = json.loads(json.loads(payload[8 : 8 + length])["__metadata__"]["facts"])
-    if facts.pop("schema") != SCHEMA:
-        raise ModelError(f"{path}: written by another version of fullconv; resume with that one")
-    tensors = load(payload)
-    tensors |= {name: tensors[name].permute(0, 3, 1, 2) for name in facts.pop("channels_last")}
-    return Checkpoint(facts.pop("step"), tensors, facts)
+    try:
+        length = int.from_bytes(payload[:8], "little")
+        facts = json.loads(json.loads(payload[8 : 8 + length])["__metadata__"]["facts"])
+        if facts.pop("schema") != SCHEMA:
+            raise ModelError(f"{path}: written by another version of fullconv; resume with that one")
+        tensors = load(payload)
+        tensors |= {name: tensors[name].permute(0, 3, 1, 2) for name in facts.pop("channels_last")}
+        return Checkpoint(facts.pop("step"), tensors, facts)
+    except ModelError:
+        raise
+    except Exception as error:  # As in models/folder.py, for want of a common base.
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"{path}: holds no state of a run ({type(error).__name__}: {reason}); remove it to do without"
+        ) from error
 
 
 def _lies_channels_last(tensor: torch.Tensor) -> bool:
