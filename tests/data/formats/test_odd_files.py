@@ -56,6 +56,7 @@ def write_coco(root, image=None, annotation=None, category=1):
         ({}, {"segmentation": {"counts": [None]}}, r"annotation 7: cannot be read \(TypeError"),
         ({}, {"segmentation": {"counts": "o" * 200_000}}, "correct the annotation of a.png"),
         ({}, {"segmentation": {"counts": [10**4000] * 2}}, "correct the annotation of a.png"),
+        ({"file_name": "a" * 300}, {}, "names a{300}, which is nowhere"),
         ({}, {"category_id": float("inf")}, "annotation 7: cannot be read"),
         ({}, {"area": 10**400}, "is not as COCO describes it"),
         ({"height": float("inf")}, {}, "has height inf and width 6; write the image's size"),
@@ -114,6 +115,8 @@ def test_label_studio(tmp_path, value, message):
     tree = [{"data": {"image": "a.png"}, "annotations": [{"result": [region]}]}]
     (tmp_path / "export.json").write_text(json.dumps(tree))
     refused(tmp_path, f"export.json: {message}")
+    (tmp_path / "export.json").write_text(json.dumps([tree[0] | {"data": {}}]))
+    refused(tmp_path, "export.json: ")
 
 
 @pytest.mark.parametrize("number", ["3000000000", "-3000000000", "9" * 5000])

@@ -4,7 +4,7 @@ import json
 import mmap
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +116,11 @@ class Images:
     def find(self, name: str) -> Path | None:
         """Return the file: by its path in one of the places, else by its bare name anywhere in them."""
         relative = Path(name.replace("\\", "/").lstrip("/"))
-        if ".." not in relative.parts:
-            for place in self.places:
-                if (place / relative).is_file():
-                    return place / relative
+        with suppress(OSError):  # It may be too long for any file's name.
+            if ".." not in relative.parts:
+                for place in self.places:
+                    if (place / relative).is_file():
+                        return place / relative
         if self._by_name is None:
             files = (file for place in reversed(self.places) for file in sorted(place.rglob("*")))
             self._by_name = {file.name: file for file in files if file.suffix.lower() in IMAGE_SUFFIXES}

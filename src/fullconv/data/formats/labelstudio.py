@@ -79,7 +79,7 @@ def _shape(value: Mapping[str, Any]) -> Shape:
 def _image_name(task: Mapping[str, Any]) -> str:
     """Return the image's name: an upload is called ``8 letters-name``; local files stand in the query, after ``d=``."""
     data = task["data"]
-    address = urlsplit(str(data.get("image") or next(value for value in data.values() if isinstance(value, str))))
+    address = urlsplit(str(data.get("image") or next((value for value in data.values() if isinstance(value, str)), "")))
     local = parse_qs(address.query).get("d")
     path = local[0] if local else unquote(address.path)
     return Path(path).name
