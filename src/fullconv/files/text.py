@@ -33,7 +33,7 @@ def read_text(path: Path) -> str:
         return path.read_text("utf-8-sig")
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file; create it, or correct its name") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as text ({error}); save it as UTF-8 text") from error
 
 

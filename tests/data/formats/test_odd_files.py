@@ -162,7 +162,12 @@ def test_a_pipe_is_not_waited_for(tmp_path, name):
         assert open_dataset(tmp_path).labels.num_classes == 2
 
 
-def test_a_device_is_no_list(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("/dev/zero", "/dev/zero: is no regular file"), (r'"a\0"', "cannot be read as text")],
+)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such devices here")
+def test_a_list_that_is_no_file(tmp_path, name, message):
     write_folder(tmp_path)
-    (tmp_path / "dataset.yaml").write_text("splits: {train: /dev/zero}")
-    refused(tmp_path, "/dev/zero: is no regular file")
+    (tmp_path / "dataset.yaml").write_text(f"splits: {{train: {name}}}")
+    refused(tmp_path, message)
