@@ -321,7 +321,7 @@ class TrainingProgress:
 def time_in_words(seconds: float) -> str:
     """Return a time as a person says it.
 
-    >>> [time_in_words(seconds) for seconds in (42.4, 150, 5400, 9000)]
+    >>> [time_in_words(seconds) for seconds in (42.4, 150.0, 5400.0, 9000.0)]
     ['42 s', '2 min', '90 min', '2.5 h']
     """
     if seconds < 120:
