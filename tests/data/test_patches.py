@@ -7,6 +7,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from fullconv.data import EpochSampler, Patches, TrainingTransform, collate, open_dataset
+from fullconv.data import source as module
 from fullconv.data.patches import PLACES, evenly
 from fullconv.errors import UsageError
 
@@ -54,7 +55,11 @@ def test_a_patch_is_the_window_of_its_image(source):
     assert len(seen) > 30 and max(top for top, _ in seen) > 55 and max(left for _, left in seen) > 110
 
 
-def test_rare_classes_are_met_as_often_as_others(source):
+@pytest.mark.parametrize("strip", [1 << 25, 1])
+def test_rare_classes_are_met_as_often_as_others(source, monkeypatch, strip):
+    """Also where masks are read a few rows at a time."""
+    monkeypatch.setattr(module, "_STRIP", strip)
+
     def share(choice):
         drawn = patches(source, choice)
         return sum(bool((drawn[0, seed].target == 1).any()) for seed in range(200)) / 200
@@ -95,6 +100,19 @@ def test_images_smaller_than_the_crop_are_padded(source):
     transform = TrainingTransform((128, 200), scale=(1.0, 1.0), flip=0.0)
     sample = Patches(source, source.records("train"), transform)[1, 0]
     assert sample.image.shape == (3, 128, 200) and (sample.target[H:] == 255).all()
+
+
+@pytest.mark.parametrize("crop", [(32, 64), (64, 32)])
+def test_height_and_width_of_the_crop_are_those_of_the_window(source, crop):
+    drawn = Patches(source, source.records("train"), TrainingTransform(crop, scale=(1.0, 1.0), flip=0.0))
+    target = drawn[0, 0].target
+    assert target.shape == crop and not (target == 255).any()
+
+
+def test_no_patch_is_sought_in_void(source):
+    Image.fromarray(np.full((H, W), 255, np.uint8)).save(source.records("train")[2].mask.path)
+    drawn = patches(source, "class")
+    assert {int(drawn[0, seed].image[2, 0, 0]) for seed in range(40)} == {0, 1}
 
 
 def test_patches_need_a_size(source):

@@ -109,3 +109,11 @@ def test_cache_stays_within_its_budget() -> None:
             assert cached[index].stem == str(index)
     assert cached.used <= 2 * 80 * 4
     assert source.reads == [0, 1, 2, 3, 4, 5, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("replacement", [False, True])
+def test_an_epoch_that_is_gone_on_with_ends_as_it_would_have(replacement: bool) -> None:
+    sampler = EpochSampler(50, 0, replacement=replacement)
+    whole = list(sampler)
+    sampler.set_epoch(0, 20)
+    assert list(sampler) == whole[20:]

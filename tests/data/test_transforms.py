@@ -216,3 +216,12 @@ def test_cells_are_kept_with_the_probability_asked_for() -> None:
     result = TrainingTransform(None, flip=0.0, colour=0.0, ignore_index=-1, keep=0.25, cell=4)(encoded(400, 400))
     kept = float((result.target != -1).float().mean())
     assert abs(kept - 0.25) < 4 * (0.25 * 0.75 / 10_000) ** 0.5
+
+
+def test_every_pixel_counts_in_an_image_that_is_made_smaller() -> None:
+    """A quarter of the columns is white, between the centres of the pixels that they become."""
+    image = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    image[:, :, ::4] = 255
+    still = TrainingTransform((8, 8), scale=(0.25, 0.25), flip=0.0, colour=0.0)
+    grey = still(Sample("x", image, torch.zeros(32, 32, dtype=torch.long))).image.float()
+    assert abs(float(grey.mean()) - 255 / 4) < 8

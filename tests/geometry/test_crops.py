@@ -138,3 +138,8 @@ def test_halo_is_whole_for_fractional_fields():
     upsampled = chain([LayerSpec(4, 2, (1, 1), transposed=True)])
     assert upsampled.offset == Fraction(-1, 4)
     assert all(isinstance(side, int) and side >= 0 for side in halo(upsampled))
+
+
+@pytest.mark.parametrize("padding", [(2, 0), (0, 2)])
+def test_halo_lies_where_the_padding_does(padding):
+    assert halo(chain([LayerSpec(3, padding=padding)])) == padding
