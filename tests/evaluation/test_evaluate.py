@@ -1,5 +1,6 @@
 import copy
 import inspect
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from fullconv import fcn8s
 from fullconv.data import Sample, write_shapes
 from fullconv.data.labels import VOID_COLOUR, LabelSet
 from fullconv.errors import DataError, UsageError
-from fullconv.evaluation import evaluate, panel, save_panels
+from fullconv.evaluation import as_predictor, default_split, evaluate, panel, save_panels
 from fullconv.evaluation.pictures import CAPTION, GAP, RIGHT, WRONG, errors
 from fullconv.inference import Predictor, Views
 
@@ -68,6 +69,12 @@ def test_scores_are_those_of_a_plain_loop(model, shapes):
 
 def test_the_default_split_is_test(model, shapes):
     assert evaluate(model, shapes).to_dict() == evaluate(model, shapes, "test").to_dict()
+
+
+@pytest.mark.parametrize(("left_out", "split"), [((), "test"), (("test",), "val"), (("test", "val"), "train")])
+def test_the_default_split_is_what_was_seen_least(shapes, left_out, split):
+    left = {name: records for name, records in shapes.splits.items() if name not in left_out}
+    assert default_split(replace(shapes, splits=left)) == split
 
 
 def test_other_classes_are_refused(shapes):
@@ -144,3 +151,16 @@ def test_a_network_that_is_scored_goes_on_being_trained(shapes, model, given, vi
     found = evaluate(scored, shapes, "val", views=views)
     assert [layer.training for layer in network.modules()] == modes and {True, False} == set(modes)
     assert found.confusion.equal(evaluate(model, shapes, "val", views=views).confusion)
+
+
+@pytest.mark.parametrize("given", [lambda network: network, Predictor])
+def test_the_task_and_the_views_are_those_asked_for(given):
+    model, views = given(fcn8s("small", {"semantic": 4, "object": 2}, context="none")), Views((0.5,), mirror=True)
+    predictor = as_predictor(model, "object", views)
+    assert (predictor.task, predictor.label_set.num_classes, predictor.views) == ("object", 2, views)
+    assert as_predictor(predictor) is predictor
+
+
+@pytest.mark.parametrize("absent", ["exclude", "zero"])
+def test_what_an_absent_class_counts_is_told(model, shapes, absent):
+    assert evaluate(model, shapes, "val", absent=absent).absent_classes == absent

@@ -103,8 +103,10 @@ def test_nothing_is_left_where_a_file_cannot_be_written(predictor, tmp_path):
 def test_load_takes_models_and_runs(predictor, tmp_path):
     for folder in ("model", "run/best", "stopped/last"):
         predictor.model.save_pretrained(tmp_path / folder)
+    fcn8s("small", 3).save_pretrained(tmp_path / "run" / "last")
     image = rgb()
     expected = predictor.predict(image).labels
+    assert not np.array_equal(load(tmp_path / "run" / "last").predict(image).labels, expected)
     for folder in ("model", "run", "stopped"):
         assert np.array_equal(load(tmp_path / folder).predict(image).labels, expected)
     with torch.inference_mode():
@@ -226,3 +228,11 @@ def test_the_error_of_an_image_too_large_holds_no_tensor(predictor, monkeypatch,
     with pytest.raises(DataError) as raised:
         predictor.predict(rgb())
     assert held and all(tensor() is None for tensor in held), raised
+
+
+def test_more_classes_than_a_byte_holds(tmp_path):
+    model = fcn8s("small", 300, context="none")
+    next(iter(model.heads["semantic"].score.values())).bias.data[299] = 1
+    prediction = Predictor(model).predict(rgb())
+    prediction.save(tmp_path / "labels.png")
+    assert (prediction.labels == 299).all() and (np.asarray(Image.open(tmp_path / "labels.png")) == 299).all()
