@@ -149,3 +149,9 @@ def test_of_the_state_of_a_rank_that_writes_nothing_only_its_own_is_looked_at():
     next(buffer for name, buffer in network.named_buffers() if "running_var" in name).fill_(torch.inf)
     with pytest.raises(NotFinite):
         state.checkpoint(0.0)
+
+
+def test_adams_memory_is_as_long_as_ever():
+    """Of gradients as ``momentum`` says, of their squares as Kingma & Ba have it."""
+    groups = build_optimiser(fcn8s("small", 2), OptimSection(momentum=0.8)).param_groups
+    assert {group["betas"] for group in groups} == {(0.8, 0.999)}

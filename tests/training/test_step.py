@@ -17,6 +17,7 @@ from fullconv.data import Batch
 from fullconv.errors import FullconvError, NotFinite, UsageError
 from fullconv.losses import multitask_loss, soft_jaccard
 from fullconv.models import FCN
+from fullconv.models.build import fcn
 from fullconv.training.config import OptimSection, load_config
 from fullconv.training.optim import build_optimiser
 from fullconv.training.progress import rate_in_words
@@ -419,3 +420,33 @@ def test_the_loss_of_two_tasks_is_the_sum_of_theirs(batch, parts, jaccard):
     assert loss == pytest.approx(float(expected.detach()), rel=1e-5)
     for parameter, gradient in zip((p for p in network.parameters() if p.grad is not None), found, strict=True):
         torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-5 * float(gradient.abs().max()))
+
+
+def test_two_ranks_have_half_of_the_loss_each(model, batch, monkeypatch):
+    """As if the other one had the same images: of what is divided by the pixels, and by the images, of both."""
+    alone, _ = gradients(model, [batch], jaccard=0.5)
+    monkeypatch.setattr(Runtime, "total", lambda runtime, number: 2 * number)
+    assert gradients(model, [batch], jaccard=0.5)[0] == pytest.approx(alone / 2, rel=1e-5)
+
+
+def test_void_may_have_any_id(model, batch):
+    other = Batch(batch.images, torch.where(batch.targets == 255, 9, batch.targets), batch.stems, 9)
+    one, two = (gradients(model, [each], jaccard=0.5)[0] for each in (batch, other))
+    assert one == pytest.approx(two, rel=1e-6)
+
+
+def test_gradients_are_clipped_to_the_norm_that_is_asked_for(model, batch):
+    step(model, batch, load_config("modern", {"optim.clip": 1e-3}))
+    norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+    assert float(norm) == pytest.approx(1e-3, rel=0.01)
+
+
+def test_scores_of_each_second_pixel_have_a_jaccard_loss_of_as_many(batch):
+    """Where the network's own stride is finer than the loss would be."""
+    network = fcn("small", 4, finest_stride=2, context="none", dropout=0.0).eval()
+    for score in network.heads["semantic"].score.values():
+        torch.nn.init.normal_(score.weight, std=0.1)
+    plain, both = (gradients(network, [batch], loss_stride=1, jaccard=share)[0] for share in (0, 0.5))
+    logits, some = network(batch.images), slice(1, None, 2)
+    expected = 0.5 * soft_jaccard(logits[:, :, some, some], batch.targets[:, some, some], 255)
+    assert both - plain == pytest.approx(float(expected.detach()), rel=1e-4)
