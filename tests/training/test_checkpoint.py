@@ -11,6 +11,7 @@ from fullconv.errors import ModelError, UsageError
 from fullconv.files import tensors
 from fullconv.training import checkpoint as module
 from fullconv.training.checkpoint import KEPT, Checkpoint, Checkpoints
+from fullconv.training.runlog import RunLog, TrainResult
 
 
 def checkpoint(step: int) -> Checkpoint:
@@ -169,3 +170,16 @@ def test_an_old_one_that_cannot_be_removed_now_is_removed_later(tmp_path, monkey
     assert len(list(tmp_path.glob("*.ckpt"))) == 3
     checkpoints.write(checkpoint(4))
     assert sorted(path.stem for path in tmp_path.glob("*.ckpt")) == ["000000003", "000000004"]
+
+
+def test_what_a_run_goes_on_from_stays_until_its_end_is_written(tmp_path):
+    """Or it could neither be resumed nor be known as finished."""
+    log = RunLog(tmp_path)
+    log.checkpoints.write(checkpoint(3))
+    (tmp_path / "summary.json").mkdir()
+    with pytest.raises(UsageError, match=r"summary\.json: cannot be written"):
+        log.finish(TrainResult(tmp_path, None, 1.0, 1.0))
+    assert log.checkpoints.exist()
+    (tmp_path / "summary.json").rmdir()
+    log.finish(TrainResult(tmp_path, None, 1.0, 1.0))
+    assert not log.checkpoints.exist()

@@ -452,6 +452,9 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(shapes, tmp_path, mo
     (run / "config.yaml").write_text(config.replace("trunk_rate: 1.0", "trunk_rate: 0"))
     with pytest.raises(ModelError, match=r"other weights \(not trunk\.body\.\S+ in both\); put the settings back"):
         train(resume=run, quiet=True)
+    (run / "config.yaml").write_text(config.replace("epochs: 2.5", "epochs: 4.0"))
+    with pytest.raises(ModelError, match="of a run of 12 steps, 5 an epoch; the data set or the settings have changed"):
+        train(resume=run, quiet=True)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -476,9 +479,9 @@ def test_momenta_go_to_the_weights_that_they_are_of(shapes, tmp_path, monkeypatc
     assert len(names) > 10
 
 
-@pytest.mark.parametrize("lockstep", [False, True])
-def test_ranks_that_wait_for_each_other_part_batches_alike(shapes, tmp_path, monkeypatch, lockstep):
-    """Where the memory of one did not suffice before they did so."""
+@pytest.mark.parametrize(("ranks", "lockstep", "pieces"), [(2, False, 1), (2, True, 2), (3, False, 2)])
+def test_ranks_that_wait_for_each_other_part_batches_alike(shapes, tmp_path, monkeypatch, ranks, lockstep, pieces):
+    """Where the memory of one did not suffice before they did so; and other ranks than those before."""
     run = tmp_path / "run"
     stopped(monkeypatch, "validate", shapes, run, settings=TINY, epochs=EPOCHS)
     kept, source = RunLog(run).checkpoints.latest(), open_dataset(shapes)
@@ -486,9 +489,9 @@ def test_ranks_that_wait_for_each_other_part_batches_alike(shapes, tmp_path, mon
     config, first = load_config(str(run / "config.yaml")), Runtime()
     steps, scored_on = reversed(kept.facts["steps"]), names_digest(source, "val")
     state = TrainState(build_model(source, config), config, *steps, first, scored_on)
-    first.ranks, first.lockstep = 2, lockstep
+    first.ranks, first.lockstep = ranks, lockstep
     state.restore(kept)
-    assert first.pieces == (2 if lockstep else 1)
+    assert first.pieces == pieces
 
 
 @pytest.mark.parametrize("layouts", [("contiguous_format", "channels_last"), ("channels_last", "contiguous_format")])
