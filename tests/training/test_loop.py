@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import statistics
 import sys
 import warnings
 import weakref
@@ -243,9 +244,9 @@ def test_the_rate_is_said_for_the_pixels_that_count(shapes):
     """With ``keep``, and for whole images of other sizes, as many as there are in the mean."""
     samples = shapes.dataset("train")
     mean = sum(samples[index].target.numel() for index in range(len(samples))) / len(samples)
-    sgd = {**TINY, "optim.optimiser": "sgd", "optim.loss_stride": 1, "data.keep": 0.25}
-    for crop, area in ((48, 48 * 48), ("none", mean)):
-        config = load_config("modern", {**sgd, "data.crop": crop})
+    sgd = {**TINY, "optim.optimiser": "sgd", "data.keep": 0.25}
+    for crop, stride, area in ((48, 1, 48 * 48), ("none", 1, mean), (48, 4, 12 * 12)):
+        config = load_config("modern", {**sgd, "data.crop": crop, "optim.loss_stride": stride})
         lines = describe(build_model(shapes, config), shapes, build_feed(shapes, config), config, Runtime(device="cpu"))
         assert f"{4 * area / 4:,.0f} pixels a step" in lines[-1]
 
@@ -285,9 +286,9 @@ def test_weights_that_explode_in_the_last_step_are_not_kept(shapes, tmp_path, of
     assert not list((tmp_path / "run").rglob("*.safetensors")) and not list((tmp_path / "run").rglob("*.ckpt"))
 
 
-def test_bad_data_is_found_before_the_first_step(tmp_path):
-    write_shapes(tmp_path / "data", count=6, sizes=(40, 48))
-    mask = sorted((tmp_path / "data" / "masks").iterdir())[0]
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_bad_data_is_found_before_the_first_step(tmp_path, split):
+    mask = write_shapes(tmp_path / "data", count=6, sizes=(40, 48)).records(split)[0].mask.path
     mask.write_bytes(b"")
     with pytest.raises(DataError, match=mask.name):
         run(open_dataset(tmp_path / "data"), tmp_path / "run")
@@ -340,6 +341,12 @@ def test_workers_keep_what_they_read(tmp_path):
     assert sorted(sum(first, ())) == sorted(sum([batch.stems for (batch,) in feed.steps(2)], ()))
 
 
+@pytest.mark.parametrize(("workers", "share"), [(0, 1), (1, 1), (2, 2)])
+def test_workers_share_what_may_be_kept(shapes, workers, share):
+    feed = build_feed(shapes, load_config("modern", TINY | {"data.workers": workers, "data.cache_mb": 64}))
+    assert feed.loader.dataset.dataset.budget == (64 << 20) // share
+
+
 def test_what_was_derived_is_said_with_its_reason(shapes):
     source = replace(shapes, splits={"train": shapes.splits["train"][:2]})
     config = load_config("modern", {**TINY, "data.batch_size": 40, "data.crop": "none"})
@@ -383,6 +390,8 @@ def test_a_run_folder_in_use_is_refused(shapes, tmp_path):
 
 def test_defaults_are_derived_from_the_data(shapes):
     assert [derived_epochs(count) for count in (1, 572, 2486, 10**6)] == [200, 42, 20, 4]
+    sides = [min(shapes.image_size(record)) for record in shapes.records("train")]
+    assert median_side(shapes) == statistics.median_high(sides)
     assert derived_crop(median_side(shapes), 1.0) == (64, 64)
     assert derived_crop(400, 2.0) == (512, 512)
     assert evaluated_epochs(5, 8) == {1, 2, 3, 4, 5}
@@ -769,3 +778,63 @@ def test_how_to_go_on_with_what_was_opened_in_python(shapes, tmp_path, monkeypat
     monkeypatch.setattr(loop, "train_step", stopping)
     with pytest.raises(Interrupted, match=r"SIGTERM: saved; fullconv\.train\(source, resume='.*run'\)$"):
         run(shapes, tmp_path / "run")
+
+
+def test_the_best_is_the_best_in_all_classes(shapes, tmp_path, monkeypatch):
+    """Not in most pixels, which may all be of one."""
+    classes = shapes.labels.num_classes
+    even = torch.ones(classes, classes, dtype=torch.long).fill_diagonal_(9)
+    frequent = torch.zeros_like(even)
+    frequent[:, 0] = 9
+    frequent[0, 0] = 1000
+    scores = [even, frequent]
+    monkeypatch.setattr(loop, "validate", lambda *_: scores.pop(0))
+    result = run(shapes, tmp_path / "run", epochs=2, settings={"evaluations": 2})
+    assert not scores and result.scores.confusion.equal(even)
+
+
+def test_what_is_scored_is_what_is_saved(shapes, tmp_path, monkeypatch):
+    """The averaged network, not the one that is trained."""
+    real, scored = loop.confusion, []
+
+    def noting(predictor, samples):
+        scored.append({name: tensor.clone() for name, tensor in predictor.model.state_dict().items()})
+        return real(predictor, samples)
+
+    monkeypatch.setattr(loop, "confusion", noting)
+    result = run(shapes, tmp_path / "run", settings={"optim.average": 0.9, "evaluations": 1})
+    assert len(scored) == 1 and same(weights(result.run / "best"), scored[0])
+
+
+def test_a_rank_keeps_its_share_of_the_state_when_the_first_does():
+    """Whatever its own clock says."""
+    ranks = Ranks()
+    for minutes, said in ((0.0, 0), (5.0, 1)):
+        ranks.largest = lambda number, said=said: said
+        session = Session(at_step(3), RunLog("run"), Clock(), ranks, Interrupt())
+        assert session.keep_if_due(minutes) == bool(said)
+
+
+def test_padding_is_void_whatever_id_that_has(tmp_path):
+    """Of 300 classes 255 is one."""
+    write_shapes(tmp_path, count=4, sizes=(40, 48))
+    (tmp_path / "classes.txt").write_text("\n".join(f"class {number}" for number in range(300)))
+    settings = TINY | {"data.crop": 64, "data.scale": [1, 1], "model.input_scale": 1, "data.batch_size": 1}
+    for (batch,) in build_feed(open_dataset(tmp_path), load_config("modern", settings)).steps(1):
+        assert batch.ignore_index == 65535
+        assert (batch.targets[:, 48:] == 65535).all() and (batch.targets[:, :40, :40] < 300).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("imagenet", [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]),
+        ("caffe", [123.68, 116.779, 103.939], [1, 1, 1]),
+        ("half", [127.5, 127.5, 127.5], [127.5, 127.5, 127.5]),
+    ],
+)
+def test_images_are_normalised_as_for_the_weights(shapes, name, mean, std):
+    """Torchvision's, times 255; of Caffe's models, VGG's; of TensorFlow's, −1 to 1."""
+    model = build_model(shapes, load_config("modern", TINY | {"model.normalisation": name}))
+    assert model.mean.flatten().tolist() == pytest.approx(mean)
+    assert model.std.flatten().tolist() == pytest.approx(std)

@@ -62,3 +62,17 @@ def test_a_loss_that_is_not_finite_from_the_first_is_an_error(tmp_path, monkeypa
 
 def test_the_suggestion_is_a_tenth_of_the_lowest():
     assert suggested([1e-4, 1e-3, 1e-2], [3.0, 1.0, 2.0]) == 1e-4
+
+
+def test_rates_are_spread_evenly_around_the_recipes(tmp_path, monkeypatch):
+    """Which is 1e-3."""
+    taken = []
+
+    def noting(model, batches, optimiser, objective):
+        taken.append(optimiser.param_groups[0]["lr"])
+        return 1.0
+
+    monkeypatch.setattr(range_test, "train_step", noting)
+    write_shapes(tmp_path / "data", count=8, sizes=(48, 64))
+    found = find_rate(tmp_path / "data", tmp_path / "rates", settings=SETTINGS, steps=5)
+    assert found.rates == pytest.approx([1e-7, 1e-5, 1e-3, 1e-1, 1e1]) == taken
