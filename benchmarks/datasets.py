@@ -4,6 +4,7 @@
 
 * ``stanford.yaml``: Stanford Background, its last 143 images by sorted name being ``test``.
 * ``fold0.yaml`` … ``fold4.yaml``: both its tasks; ``test`` is each fifth image by sorted name, from the first, ….
+* ``last0.yaml`` … ``last4.yaml``: the same, but for ``test``: 143 images by sorted name, from the last ones backwards.
 * ``stanford-dev.yaml``: the training images of ``stanford.yaml`` alone, each fourth of them held out as ``dev``.
 * ``sift.yaml``: SIFT Flow as the paper divides it. ``sift-dev.yaml``: of its training images each eighth is ``dev``.
 * ``nyud.yaml``: NYUDv2, colour alone, ``train.txt`` and ``val.txt`` to train.
@@ -30,9 +31,8 @@ def stems(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.iterdir())
 
 
-def held_out(names: list[str], every: int, first: int, called: str) -> dict[str, list[str]]:
-    """Return splits: each so-manieth name from the first, and all others to train."""
-    out = names[first::every]
+def held_out(names: list[str], out: list[str], called: str) -> dict[str, list[str]]:
+    """Return splits: ``out``, and all other names to train."""
     return {"train": sorted(set(names) - set(out)), called: out}
 
 
@@ -40,13 +40,14 @@ def stanford(folder: Path) -> dict[str, dict[str, Any]]:
     """Return the descriptions of Stanford Background."""
     names, masks = stems(folder / "images"), {"masks": "semantic", "classes": SKY}
     early, late = names[:-TEST], names[-TEST:]
+    tests = {f"fold{fold}": names[fold::FOLDS] for fold in range(FOLDS)}
+    tests |= {f"last{fold}": names[::-1][fold * TEST : (fold + 1) * TEST][::-1] for fold in range(FOLDS)}
     folds = {
-        f"fold{fold}": {**masks, "splits": held_out(names, FOLDS, fold, "test"), "tasks": SURFACES}
-        for fold in range(FOLDS)
+        name: {**masks, "splits": held_out(names, test, "test"), "tasks": SURFACES} for name, test in tests.items()
     }
     return {
         "stanford": {**masks, "splits": {"train": early, "test": late}},
-        "stanford-dev": {**masks, "splits": held_out(early, 4, 0, "dev"), "tasks": SURFACES},
+        "stanford-dev": {**masks, "splits": held_out(early, early[::4], "dev"), "tasks": SURFACES},
         **folds,
     }
 
@@ -59,7 +60,7 @@ def sift(folder: Path) -> dict[str, dict[str, Any]]:
     names = (folder / "trainval.txt").read_text().split()
     return {
         "sift": {**masks, "splits": {"train": "trainval.txt", "test": "test.txt"}},
-        "sift-dev": {**masks, "splits": held_out(sorted(names), 8, 0, "dev")},
+        "sift-dev": {**masks, "splits": held_out(sorted(names), sorted(names)[::8], "dev")},
     }
 
 
