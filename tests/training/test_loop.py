@@ -354,7 +354,16 @@ def test_what_was_derived_is_said_with_its_reason(shapes):
     assert "200 epochs of 2 images (1000 / √2 passes, at least 4, at most 200), 1 steps of 2 an epoch" in said
     assert "whole images, as large as they are (data.scale is for crops)" in said
     assert f"{source.labels.num_classes} classes; no val split: the last weights will be the best" in said
-    assert any(line.startswith("the trunk starts from random weights: --trunk-weights takes a file") for line in said)
+    (line,) = (line for line in said if line.startswith("the trunk starts from random weights: --trunk-weights takes"))
+    assert "may hardly learn" not in line
+
+
+@pytest.mark.parametrize(("trunk", "warned"), [("small", True), ("alexnet", False)])
+def test_frozen_statistics_of_random_weights_are_warned_of(shapes, trunk, warned):
+    settings = {**TINY, "model.trunk": trunk, "model.context": "none", "optim.batch_norm": "frozen"}
+    config = load_config("modern", settings)
+    said = describe(build_model(shapes, config), shapes, build_feed(shapes, config), config, Runtime(device="cpu"))
+    assert any("may hardly learn" in line for line in said) == warned
 
 
 @pytest.mark.parametrize(("crop", "larger", "room"), [(8, 1, "48"), (8, 2, "192"), (16, 1, None)])

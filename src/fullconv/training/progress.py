@@ -11,7 +11,7 @@ from jaxtyping import Int64
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data import DataSource
 from ..errors import plain
@@ -64,7 +64,11 @@ def describe(
         f"{feed.epochs:g} epochs of {feed.samples} {things}{why}, {feed.steps_an_epoch} steps of {step} an epoch",
     ]
     if config.model.trunk_weights is None and config.model.init is None and not begun:
-        lines.insert(1, "the trunk starts from random weights: --trunk-weights takes a file, or imagenet (a download)")
+        fresh = "the trunk starts from random weights: --trunk-weights takes a file, or imagenet (a download)"
+        normalised = any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in model.trunk.modules())
+        if normalised and config.optim.batch_norm == "frozen":
+            fresh += "; frozen batch normalisation (optim.batch_norm) has no statistics then, and it may hardly learn"
+        lines.insert(1, fresh)
     if model.input_scale != 1:
         why = f": median shorter side {median_side(source)}, to about {LARGE_SIDE}, at most {LARGEST_SCALE} times"
         chosen = why if config.model.input_scale == "auto" else ""
