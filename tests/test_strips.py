@@ -173,18 +173,20 @@ def test_scores_of_half_precision_are_summed_in_single(measure, autocast):
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("measure", [upsampled_cross_entropy, upsampled_soft_jaccard])
 def test_without_gradients_each_strip_is_computed_once(monkeypatch, measure, mode):
-    upsampling = Upsampling(BilinearUpsample(3, 4).kernels(), 4, 2)
+    """And nothing is kept for them."""
+    upsampling = Upsampling(torch.nn.Parameter(BilinearUpsample(3, 4).kernels()), 4, 2)
     scores, target = torch.randn(1, 3, 6, 6, requires_grad=True), torch.randint(0, 3, (1, 20, 20))
-    expected, real, tops = measure(scores, upsampling, target), Upsampling.strip, []
+    expected, real, seen = measure(scores, upsampling, target), Upsampling.strip, []
 
     def strip(self, scores, kernels, top, *rest):
-        tops.append(top)
-        return real(self, scores, kernels, top, *rest)
+        logits = real(self, scores, kernels, top, *rest)
+        seen.append((top, logits.requires_grad))
+        return logits
 
     monkeypatch.setattr(Upsampling, "strip", strip)
     with mode():
-        found = measure(scores.detach(), upsampling, target)
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5) and tops == [0]
+        found = measure(scores, upsampling, target)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5) and seen == [(0, False)]
 
 
 @pytest.mark.parametrize("measure", [upsampled_cross_entropy, upsampled_soft_jaccard])

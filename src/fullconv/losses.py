@@ -153,7 +153,10 @@ def upsampled_cross_entropy(
         reduction="sum",
         label_smoothing=label_smoothing,
     )
-    total: Tensor = _SumOverStrips.apply(_wide(scores), _wide(upsampling.kernels), target, upsampling, measure)
+    scores, kernels = _wide(scores), _wide(upsampling.kernels)
+    if not torch.is_grad_enabled():  # Which a function of one's own is not told.
+        scores, kernels = scores.detach(), kernels.detach()
+    total: Tensor = _SumOverStrips.apply(scores, kernels, target, upsampling, measure)
     return total if reduction == "sum" else total / _divisor(target, ignore_index, class_weights)
 
 

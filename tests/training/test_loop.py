@@ -251,7 +251,7 @@ def test_the_rate_is_said_for_the_pixels_that_count(shapes):
         assert f"{4 * area / 4:,.0f} pixels a step" in lines[-1]
 
 
-@pytest.mark.parametrize("error", [NotFinite("the loss is nan"), KeyboardInterrupt(), Interrupted(15, "")])
+@pytest.mark.parametrize("error", [NotFinite("nan"), KeyboardInterrupt(), Interrupted(15, ""), MemoryError()])
 def test_the_error_that_ends_a_run_holds_none_of_it(shapes, tmp_path, monkeypatch, error):
     """Notebooks keep the last error."""
     held = []

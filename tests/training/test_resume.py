@@ -638,6 +638,22 @@ def test_a_run_that_has_not_ended_is_not_to_be_removed(shapes, tmp_path, monkeyp
         train(shapes, run, settings=TINY, epochs=EPOCHS, quiet=True)
 
 
+def test_a_run_that_ends_while_another_process_looks_at_its_data_is_finished(shapes, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    stopped(monkeypatch, "validate", shapes, run, settings=TINY, epochs=EPOCHS)
+
+    def looked_at(*data, **options):
+        patch.undo()
+        ends.append(train(resume=run, quiet=True))
+        return open_dataset(shapes)
+
+    ends = []
+    with monkeypatch.context() as patch:
+        patch.setattr("fullconv.training.run.open_checked", looked_at)
+        again = train(resume=run, quiet=True)
+    assert again.scores.to_dict() == ends[0].scores.to_dict()
+
+
 @pytest.mark.parametrize("evaluations", [1, 0])
 def test_killed_as_it_finished(shapes, tmp_path, monkeypatch, capsys, evaluations):
     """Resumed, it is what it ended with, without its data; its checkpoints are large, and of no use."""

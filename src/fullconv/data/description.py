@@ -1,6 +1,7 @@
 """``dataset.yaml``: where a data set's files are and what the ids in its masks mean."""
 
 import difflib
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -32,8 +33,8 @@ _Channel = Annotated[int, Field(ge=0, le=255)]
 
 
 def _ascending(limits: tuple[float, float]) -> tuple[float, float]:
-    if not limits[0] < limits[1]:
-        raise ValueError("give the smaller value first")
+    if not 0 < limits[1] - limits[0] < math.inf:
+        raise ValueError("give two finite values, the smaller first")
     return limits
 
 

@@ -103,7 +103,7 @@ def _picture(path: Path) -> UInt8[np.ndarray, "h w 3"] | None:
     try:
         with opened(path, colours=True) as image:
             pixels = np.asarray(image.convert("RGB"))
-    except DataError:  # It is shown because it is broken.
+    except (DataError, OSError):  # It is shown because it is broken, and may be no file's name at all.
         return None
     # Ids of a few classes are nearly black: stretch them.
     return (

@@ -43,14 +43,15 @@ def read_rows(path: Path) -> list[list[str]]:
     Raises:
         DataError: As ``read_text``, or a quote in it is not closed.
     """
-    reader = csv.reader(io.StringIO(read_text(path)), skipinitialspace=True)
-    rows, line = [], 1
+    text = read_text(path)
+    reader, rows, line = csv.reader(io.StringIO(text), skipinitialspace=True), list[list[str]](), 1
     try:
         for row in reader:
-            if reader.line_num > line:
+            # A cell may hold a line's end; one that was not meant to swallows other cells.
+            if any("\n" in cell for cell in row) and (text.count('"') % 2 or len(row) != len(rows[0] if rows else row)):
                 raise csv.Error("a quote is not closed")
             rows.append([cell.strip() for cell in row])
-            line += 1
+            line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"{path}: line {line}: {error}; correct that line") from None
     return [row for row in rows if row]

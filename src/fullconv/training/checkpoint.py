@@ -144,7 +144,7 @@ def _parsed(path: Path, payload: bytes) -> Checkpoint:
         tensors = load(payload)
         tensors |= {name: tensors[name].permute(0, 3, 1, 2) for name in facts.pop("channels_last")}
         return Checkpoint(facts.pop("step"), tensors, facts)
-    except ModelError:
+    except (ModelError, MemoryError):
         raise
     except Exception as error:  # As in models/folder.py, for want of a common base.
         reason = " ".join(str(error).split())[:300]

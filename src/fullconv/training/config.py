@@ -361,7 +361,9 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
 def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     if first["type"] == "extra_forbidden":
-        key = ".".join(map(str, first["loc"]))
+        key, value = ".".join(map(str, first["loc"])), first["input"]
+        if isinstance(value, Mapping) and value:  # It is the section that is unknown.
+            key, _ = next(_leaves(value, f"{key}."))
         near = _nearest(key)
         return f"unknown setting {key!r}" + (f"; did you mean {near!r}?" if near else "")
     key = _key(first["loc"])

@@ -11,7 +11,7 @@ import torch
 
 from ..data import DataSource, open_dataset
 from ..doctor import refuse_bad
-from ..errors import DataError, FullconvError, UsageError
+from ..errors import DataError, FullconvError, UsageError, out_of_memory
 from ..inference import model_folder
 from ..models.folder import read_config
 from .budget import as_chosen, fitted
@@ -120,8 +120,6 @@ def _run_again(
     if not same or not (isinstance(data, DataSource) or log.data() == Path(data).resolve()):
         raise UsageError(f"{log.folder}: holds another run; choose another --out, or remove it first")
     _check_same_images(source, log)
-    if result := log.result():
-        return result
     with log.held():
         return _run(source, kept, log, began, quiet)
 
@@ -214,8 +212,10 @@ def _freeing_what_errors_hold() -> Iterator[None]:
     """Free the network, the images and the workers of a run that ends in the block: notebooks keep the last error."""
     try:
         yield
-    except (FullconvError, KeyboardInterrupt) as error:
-        cause: BaseException | None = error
+    except BaseException as error:
+        # Of a bug of ours, the frames tell more.
+        expected = isinstance(error, (FullconvError, KeyboardInterrupt)) or out_of_memory(error)
+        cause: BaseException | None = error if expected else None
         while cause is not None:
             traceback.clear_frames(cause.__traceback__)
             cause = cause.__cause__ or cause.__context__
@@ -223,6 +223,8 @@ def _freeing_what_errors_hold() -> Iterator[None]:
 
 
 def _run(source: DataSource, config: TrainConfig, log: RunLog, began: float, quiet: bool) -> TrainResult:
+    if result := log.result():  # It ended while this process waited for it, or looked at the data.
+        return result
     with _freeing_what_errors_hold(), naming_dead_workers(), naming_lost_ranks():
         if config.minutes is not None:
             config = fitted(source, config, config.minutes, log.folder, began=began, quiet=quiet)

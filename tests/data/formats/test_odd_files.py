@@ -10,6 +10,7 @@ from PIL import Image
 
 from fullconv.data import open_dataset
 from fullconv.errors import DataError
+from fullconv.files.text import read_rows
 
 H, W = 4, 6
 TRIANGLE = [0, 0, 3, 0, 3, 4]
@@ -60,8 +61,9 @@ def write_coco(root, image=None, annotation=None, category=1):
         ({}, {"category_id": float("inf")}, "annotation 7: cannot be read"),
         ({}, {"area": 10**400}, "is not as COCO describes it"),
         ({"height": float("inf")}, {}, "has height inf and width 6; write the image's size"),
-        ({"height": 10**400}, {}, "write the image's size"),
-        ({"height": 60000, "width": 60000}, {}, "has height 60000 and width 60000; write the image's size"),
+        ({"height": 10**400}, {}, "pixels is too large to draw on"),
+        ({"height": "high"}, {}, "write the image's size"),
+        ({"height": 60000, "width": 60000}, {}, "an image of 60000×60000 pixels is too large to draw on; cut it"),
     ],
 )
 def test_coco(tmp_path, image, annotation, message):
@@ -76,7 +78,11 @@ def test_coco_categories_that_are_hashes(tmp_path):
     assert source.labels.names == ("background", "cat", "dog")
     assert np.unique(source.read_target(sample)).tolist() == [0, 1]
     write_coco(tmp_path, annotation={"category_id": 2}, category=3_000_000_000)
-    refused(tmp_path, r"x.json: annotation 7: cannot be read \(KeyError: 2\)")
+    refused(tmp_path, "x.json: annotation 7: its category 2 is none of the file's; correct or remove it")
+    write_coco(tmp_path, category=3_000_000_000)
+    for text in ("label_map: {3000000000: void}", "ignore_index: 3000000000", "classes: {3000000000: cat}"):
+        (tmp_path / "dataset.yaml").write_text(text)
+        refused(tmp_path, "x.json: ids of categories are hashes here, .*; write 1 for 3000000000 in the dataset.yaml")
 
 
 @pytest.mark.parametrize(
@@ -134,6 +140,13 @@ def test_ultralytics_ids(tmp_path, number):
 def test_a_quote_in_a_table_that_is_not_closed(tmp_path, rest):
     (tmp_path / "list.csv").write_text(f'image,mask\na.png,b.png\n"{rest}')
     refused(tmp_path, r"list.csv: line 3: .*; correct that line")
+
+
+def test_a_cell_may_hold_a_lines_end(tmp_path):
+    write_image(tmp_path)
+    (tmp_path / "list.csv").write_text('image,caption,mask\na.png,"two\nlines, ""quoted""",a.png\na.png,one,a.png\n')
+    assert len(read_rows(tmp_path / "list.csv")) == 3
+    assert sum(map(len, open_dataset(tmp_path / "list.csv").splits.values())) == 2
 
 
 def test_a_quote_in_a_table_of_classes_that_is_not_closed(tmp_path):

@@ -1,10 +1,11 @@
 """What the formats that describe shapes in JSON have in common."""
 
+import errno
 import json
 import mmap
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,14 @@ def stated_size(row: Mapping[str, Any], height: str, width: str, path: Path) -> 
         size = int(row[height]), int(row[width])
     except (TypeError, ValueError, OverflowError):
         size = 0, 0
-    if min(size) < 1 or size[0] * size[1] > _MOST_PIXELS:
+    if min(size) < 1:
         raise DataError(
             f"{path}: has {height} {row[height]!r} and {width} {row[width]!r}; write the image's size in pixels there"
+        )
+    if size[0] * size[1] > _MOST_PIXELS:
+        raise DataError(
+            f"{path}: an image of {size[0]}×{size[1]} pixels is too large to draw on; cut it, and what is drawn on it, "
+            f"into tiles"
         )
     return size
 
@@ -102,6 +108,15 @@ def drawn_in(path: Path, name: str) -> Iterator[None]:
         raise DataError(f"{path}: {name}: {what}; correct or remove it") from None
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return False
+
+
 class Images:
     """Finds the image files that annotations name, often with the path they had on another machine.
 
@@ -116,11 +131,10 @@ class Images:
     def find(self, name: str) -> Path | None:
         """Return the file: by its path in one of the places, else by its bare name anywhere in them."""
         relative = Path(name.replace("\\", "/").lstrip("/"))
-        with suppress(OSError):  # It may be too long for any file's name.
-            if ".." not in relative.parts:
-                for place in self.places:
-                    if (place / relative).is_file():
-                        return place / relative
+        if ".." not in relative.parts:
+            for place in self.places:
+                if _is_file(place / relative):
+                    return place / relative
         if self._by_name is None:
             files = (file for place in reversed(self.places) for file in sorted(place.rglob("*")))
             self._by_name = {file.name: file for file in files if file.suffix.lower() in IMAGE_SUFFIXES}

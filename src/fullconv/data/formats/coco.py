@@ -18,7 +18,7 @@ from ..source import Contents, Record
 from .annotation import BACKGROUND, Images, begins_with, drawn_in, holds, read_json, split_named, stated_size
 
 _KEYS = ('"images"', '"annotations"', '"categories"')
-_MOST_IDS = 65536
+_MOST_IDS = 1 << 31
 
 
 def recognise(root: Path) -> bool:
@@ -50,6 +50,7 @@ def read(root: Path, description: Description) -> Contents:
             tables[path] = [ClassEntry(int(row["id"]), str(row["name"])) for row in tree["categories"]]
     where = largest_table(tables)
     numbers = _numbers(tables[where])
+    _check_described(description, numbers, where)
     entries = _with_background([ClassEntry(numbers.get(entry.id, entry.id), entry.name) for entry in tables[where]])
     for path, tree in trees.items():
         with _understood(path):
@@ -115,6 +116,18 @@ def _is_hash(number: int) -> bool:
     return abs(number) >= _MOST_IDS
 
 
+def _check_described(description: Description, numbers: Mapping[int, int], where: Path) -> None:
+    """Refuse a description that speaks of categories by ids that they do not have in the masks."""
+    named = [*description.label_map, *description.label_map.values(), description.ignore_index]
+    named += [entry.id for entry in description.entries() or ()]
+    for number in named:
+        if isinstance(number, int) and numbers.get(number, number) != number:
+            raise DataError(
+                f"{where}: ids of categories are hashes here, and are numbered by their place; write "
+                f"{numbers[number]} for {number} in the dataset.yaml"
+            )
+
+
 def _with_background(classes: Sequence[ClassEntry]) -> list[ClassEntry]:
     ids = [entry.id for entry in classes]
     background = 0 if 0 not in ids else max(ids) + 1
@@ -162,7 +175,9 @@ def _shapes(path: Path, annotation: Mapping[str, Any], numbers: Mapping[int, int
     segmentation = annotation["segmentation"]
     with drawn_in(path, f"annotation {annotation.get('id')}"):
         number = int(annotation["category_id"])
-        number = numbers[number] if numbers else number
+        if numbers and number not in numbers:
+            raise DataError(f"its category {number} is none of the file's")
+        number = numbers.get(number, number)
         if isinstance(segmentation, dict):
             counts = segmentation["counts"]
             return [(number, CocoRuns(counts if isinstance(counts, str) else tuple(map(index, counts))))]
