@@ -46,7 +46,8 @@ def test_depth_is_a_fourth_channel_of_its_own_range(tmp_path):
     [
         ("stack: {missing: null}", "missing: no such folder"),
         ("bands: [1, 5]", r"has 3 bands, and bands are \[1, 5\]; correct bands"),
-        ("range: [9, 2]", "range: .*give the smaller value first"),
+        ("range: [9, 2]", "range: .*give two finite values, the smaller first"),
+        ("range: [0, .inf]", "range: .*give two finite values, the smaller first"),
         ("bands: [0]", "bands"),
     ],
 )

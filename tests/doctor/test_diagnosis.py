@@ -313,6 +313,10 @@ def test_the_data_folder_stays_as_it_is(corpus):
     assert {path: path.read_bytes() for path in corpus.root.rglob("*") if path.is_file()} == before
 
 
+def test_what_is_no_files_name_has_no_picture(tmp_path):
+    assert report._picture(tmp_path / f"{'a' * 300}.png") is None
+
+
 def test_a_report_shows_no_bombs_and_looks_at_no_more_than_it_shows(corpus, tmp_path, monkeypatch):
     bomb = corpus.root / "images" / f"{corpus.free.pop()}.png"
     Image.new("1", (9000, 9000)).save(bomb)

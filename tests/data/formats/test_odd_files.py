@@ -1,8 +1,10 @@
 """What the files of others may hold: numbers and shapes that are none, quotes that are not closed, and pipes."""
 
+import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +71,20 @@ def write_coco(root, image=None, annotation=None, category=1):
 def test_coco(tmp_path, image, annotation, message):
     write_coco(tmp_path, image, annotation)
     refused(tmp_path, f"x.json: .*{message}")
+
+
+def test_a_folder_that_may_not_be_read_is_not_passed_over(tmp_path, monkeypatch):
+    """Elsewhere there may be another image of the same name."""
+    write_coco(tmp_path)
+    is_file = Path.is_file
+
+    def closed(path):
+        if path.name == "a.png":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", closed)
+    refused(tmp_path, "a.png: may not be read")
 
 
 def test_coco_categories_that_are_hashes(tmp_path):
