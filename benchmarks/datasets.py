@@ -1,4 +1,4 @@
-"""Write a ``dataset.yaml`` for every data set that docs/results.md speaks of.
+"""Write a ``dataset.yaml`` for the data sets that docs/results.md speaks of, but for ``short.yaml``.
 
     python benchmarks/datasets.py ../shared/data runs/data
 

@@ -19,13 +19,12 @@ def seconds_per_step(classes: int, keep: bool) -> float:
 
     import fullconv
     from fullconv.losses import pixel_cross_entropy
-    from fullconv.training.runtime import Runtime
+    from fullconv.training.runtime import _keep_freed_memory
 
     model = fullconv.fcn8s("timm:tf_efficientnet_lite0", num_classes=classes, context=128).train()
+    model.to(memory_format=torch.channels_last)
     if keep:
-        Runtime(device="cpu").prepare(model)
-    else:
-        model.to(memory_format=torch.channels_last)
+        _keep_freed_memory()
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
     images, targets = torch.rand(8, 3, 256, 256) * 255, torch.randint(classes, (8, 256, 256))
     start = 0.0

@@ -160,6 +160,9 @@ def test_ade20k(tmp_path):
     rows = ["Idx\tRatio\tTrain\tVal\tName", "1\t0.15\t11664\t1172\twall", "2\t0.10\t6046\t612\tbuilding, edifice"]
     (tmp_path / "objectInfo150.txt").write_text("\n".join(rows))
     read_back(tmp_path, "ade20k", ["wall", "building"], offset=-1, splits=SPLIT)
+    assert open_dataset(tmp_path).table.where == tmp_path / "objectInfo150.txt"
+    (tmp_path / "objectInfo150.txt").unlink()
+    assert open_dataset(tmp_path).table.where == tmp_path / "dataset.yaml"
 
 
 def coco_tree(segmentation, category=(1, 2)):

@@ -29,7 +29,8 @@ def read(root: Path, description: Description) -> Contents:
     table = root / "objectInfo150.txt"
     names = _names(table) if table.is_file() else [f"class {number}" for number in range(1, CLASSES + 1)]
     entries = [ClassEntry(0, VOID), *(ClassEntry(number, name) for number, name in enumerate(names, start=1))]
-    return Contents(splits, table, entries, problems=tuple(problems))
+    where = table if table.is_file() else root / "dataset.yaml"
+    return Contents(splits, where, entries, problems=tuple(problems))
 
 
 def _names(table: Path) -> list[str]:
