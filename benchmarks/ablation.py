@@ -2,9 +2,9 @@
 
     python benchmarks/ablation.py dataset.yaml --weights tf_efficientnet_lite0.safetensors --split dev --seed 0
 
-Images are not enlarged (``model.input_scale``), but for the change of that name, which takes less than half the time. ``--only`` takes names of changes.
-Prints a line for every change as soon as its run is done. Lovász, focal and hard-example losses, which the recipe does
-not use and the library does not have, are below.
+Images are not enlarged (``model.input_scale``) but by the change of that name, which takes less than half the time.
+``--only`` takes names of changes. Prints a line for every change as soon as its run is done. Lovász, focal and
+hard-example losses, which the recipe does not use and the library does not have, are below.
 """
 
 import argparse

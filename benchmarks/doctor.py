@@ -3,9 +3,8 @@
     python benchmarks/doctor.py --shared ../shared --corpora 20 --images 500
 
 Each corpus is a copy of images of a real data set. The clean copy is examined first: what is found there is the data
-set's own. Then defects of 24 kinds, all that lie in files but
-for ``palette_order`` and ``binary_255_mask``, are injected at random places, and the difference is compared with what was
-injected, file by file.
+set's own. Then defects of 24 kinds, all that lie in files but for ``palette_order`` and ``binary_255_mask``, are
+injected at random places, and the difference is compared with what was injected, file by file.
 """
 
 import argparse

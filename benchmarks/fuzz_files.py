@@ -2,8 +2,9 @@
 
     python benchmarks/fuzz_files.py --files 20000 --seed 0
 
-Small images and masks of every kind but ``.mat`` and Parquet are mutated: cut off, bits flipped, bytes overwritten, header numbers
-made huge, pieces repeated. Each is read as an image, as a mask, as bands, and for its size. Allowed: an answer or our error.
+Small images and masks of every kind but ``.mat`` and Parquet are mutated: cut off, bits flipped, bytes overwritten,
+header numbers made huge, pieces repeated. Each is read as an image, as a mask, as bands, and for its size. Allowed: an
+answer or our error.
 """
 
 import argparse

@@ -5,8 +5,9 @@
 Generated images of 360 to 500 pixels a side; by turns the recipes ``paper-accumulate`` (20 passes a step),
 ``paper-heavy`` (a checkpoint of 1 GB), that with ``--time`` and ``--find-lr``, whose measured steps save nothing, and
 that at the end of an epoch, which writes two models of 0.5 GB as well. A run gets the signal 1 to 30 seconds after it
-has said how it will train; those that do not say it before, 11 to 40 seconds after their start; the last, as soon as the
-first of its models is being written. Prints the seconds from the signal to the end of the process, and its exit code.
+has said how it will train; those that do not say it before, 11 to 40 seconds after their start; the last, as soon as
+the first of its models is being written. Prints the seconds from the signal to the end of the process, and its exit
+code.
 """
 
 import argparse

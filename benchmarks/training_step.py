@@ -4,8 +4,8 @@
     python benchmarks/training_step.py --torchfcn torchfcn-1.9.7 --rounds 5
 
 * FCN-8s on VGG16, 360×480, batch 1, fp32, 21 classes: torchfcn's class in the steps of its ``Trainer.train_epoch``
-  (summed loss, momentum 0.99, its scores of every image), and ours with both paddings (bf16 with ``same`` alone). The same weights
-  and dropout switched off for the check that the losses agree; as users run it for the time.
+  (summed loss, momentum 0.99, its scores of every image), and ours with both paddings (bf16 with ``same`` alone). The
+  same weights and dropout switched off for the check that the losses agree; as users run it for the time.
 * torchvision's ``fcn_resnet50`` with its auxiliary head in the steps of its reference script, and our FCN-8s on the
   same trunk, batch 2 (its batch normalisation wants two). Each takes its loss as users run it: theirs at every pixel,
   ours, as the default recipe has it, at each second row and column.
