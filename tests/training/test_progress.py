@@ -82,18 +82,22 @@ def test_epochs_shorter_than_the_silence_say_how_long_it_will_last(clock, capsys
 
 
 @pytest.mark.parametrize("columns", ["160", "80"])
-def test_a_bar_on_a_terminal(monkeypatch, columns):
+def test_a_bar_on_a_terminal(clock, monkeypatch, columns):
+    """A narrow one has all but the bar."""
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", stream := Terminal())
-    progress = TrainingProgress(run := Run())
+    run = Run()
+    run.step, run.steps, run.steps_an_epoch = 1200, 2982, 100
+    progress = TrainingProgress(run)
     with progress.running():
         for _ in range(3):
+            clock.now += 1
             run.take_step()
             progress.step(images=8, memory=3 << 29)
     shown = re.sub(r"\x1b\[[\d;?]*\w", "", stream.getvalue())
     assert re.search(
-        r"epoch 1  loss 0\.750  mean IU 0\.432  [\d.]+ images/s  1\.5 GiB .* 3/10 (-:--:--|0:00:\d\d)", shown
+        r"epoch 13  loss 0\.750  mean IU 0\.432  8\.0 images/s  1\.5 GiB .* 1203/2982 (-:--:--|\d:\d\d:\d\d)", shown
     )
 
 

@@ -19,6 +19,7 @@ from fullconv.losses import multitask_loss, soft_jaccard
 from fullconv.models import FCN
 from fullconv.models.build import fcn
 from fullconv.training.config import OptimSection, load_config
+from fullconv.training.interrupt import Abandoned
 from fullconv.training.optim import build_optimiser
 from fullconv.training.progress import rate_in_words
 from fullconv.training.runtime import Runtime
@@ -263,6 +264,19 @@ def test_another_error_is_not_swallowed(model, batch, monkeypatch):
     monkeypatch.setattr(model, "coarse", broken)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         step(model, batch)
+
+
+def test_a_step_that_is_left_has_changed_nothing(model, batch, monkeypatch):
+    before, real = copy.deepcopy(model.state_dict()), model.coarse
+
+    def left(images):
+        real(images)  # Which moves the statistics.
+        raise Abandoned
+
+    monkeypatch.setattr(model, "coarse", left)
+    with pytest.raises(Abandoned):
+        step(model, batch)
+    assert all(tensor.equal(before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_a_single_cell_cannot_be_normalised(model):
