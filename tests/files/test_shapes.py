@@ -1,11 +1,14 @@
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from fullconv.errors import DataError
-from fullconv.files.shapes import Brush, CocoRuns, EncodedPixels, Pixels, Polygon, box, circle, polygon
+from fullconv.files.shapes import Brush, CocoRuns, Pixels, Polygon, box, circle, polygon
 from reference.rle_pack import encode
 
 CORNER = st.tuples(st.floats(-5, 25, width=32), st.floats(-5, 20, width=32))
@@ -76,7 +79,8 @@ def test_brushes(height, width, seed):
 
 
 def test_pixels_are_cut_off_at_the_borders():
-    block = np.ones((4, 4), bool)
+    Image.fromarray(np.full((4, 4), 255, np.uint8)).save(file := io.BytesIO(), "PNG")
+    block = file.getvalue()
     assert Pixels(block, -2, -1).mask((10, 10)).sum() == 6
     assert Pixels(block, 8, 9).mask((10, 10)).sum() == 2
     assert Pixels(block, 3, 3).mask((10, 10)).sum() == 16
@@ -91,7 +95,7 @@ def test_pixels_are_cut_off_at_the_borders():
         CocoRuns("o" * 500_000),
         Brush((1, 2, 3)),
         Brush(tuple(encode([1] * 12))),
-        EncodedPixels(b"no image"),
+        Pixels(b"no image"),
     ],
 )
 def test_shapes_of_another_size_are_refused(shape):

@@ -18,8 +18,8 @@ MAY_IMPORT = {
     "data": {"errors", "files"},
     "doctor": {"errors", "data", "files"},
     "models": {"errors", "geometry", "nn", "trunks", "losses", LABELS, "files"},
-    "inference": {"errors", "geometry", "models", LABELS, "files"},
-    "evaluation": {"errors", "inference", "metrics", "models", "data", "files"},
+    "inference": {"errors", "geometry", "nn", "models", LABELS, "files"},
+    "evaluation": {"errors", "nn", "inference", "metrics", "models", "data", "files"},
     "training": {
         "errors",
         "models",

@@ -10,9 +10,10 @@ import torch
 from ..data import DataSource, Sample, open_dataset
 from ..errors import DataError, UsageError
 from ..files import Bands, Stack
-from ..inference import Predictor, Views, evaluation_mode, load
+from ..inference import Predictor, Views, load
 from ..metrics import AbsentClasses, Scores, confusion_matrix
 from ..models import FCN
+from ..nn.mode import evaluation_mode
 
 Model = str | Path | FCN | Predictor
 SPLIT_ORDER = ("test", "val", "train")

@@ -85,35 +85,12 @@ def circle(x: Number, y: Number, radius: Number) -> Polygon:
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """A shape that is given pixel by pixel.
-
-    Attributes:
-        inside: Where it is.
-        top: Row of the image at which ``inside`` starts.
-        left: Column of the image at which it starts.
-    """
-
-    inside: Bool[np.ndarray, "h w"]
-    top: int = 0
-    left: int = 0
-
-    def mask(self, size: Size) -> Bool[np.ndarray, "h w"]:
-        """Return where the shape is in an image of ``size``; what lies outside is cut off."""
-        whole = np.zeros(size, bool)
-        window = whole[max(0, self.top) :, max(0, self.left) :]
-        part = self.inside[max(0, -self.top) :, max(0, -self.left) :][: window.shape[0], : window.shape[1]]
-        window[: part.shape[0], : part.shape[1]] = part
-        return whole
-
-
-@dataclass(frozen=True, eq=False)
-class EncodedPixels:
     """A shape that is given pixel by pixel in an image file, of which no more than the bytes are kept.
 
     Attributes:
         content: The bytes; what is not black is inside.
-        top: As for ``Pixels``.
-        left: As for ``Pixels``.
+        top: Row of the image at which they start.
+        left: Column of the image at which they start.
     """
 
     content: bytes
@@ -128,7 +105,11 @@ class EncodedPixels:
         """
         with opened(Path("a mask in it"), self.content, mask=True) as image:
             inside = np.array(image.convert("L")) > 0
-        return Pixels(inside, self.top, self.left).mask(size)
+        whole = np.zeros(size, bool)
+        window = whole[max(0, self.top) :, max(0, self.left) :]
+        part = inside[max(0, -self.top) :, max(0, -self.left) :][: window.shape[0], : window.shape[1]]
+        window[: part.shape[0], : part.shape[1]] = part
+        return whole
 
 
 @dataclass(frozen=True)
@@ -220,4 +201,4 @@ def _unpacked(bits: UInt8[np.ndarray, "bits"], expected: int) -> Integer[np.ndar
     return np.concatenate(pieces)[:length]
 
 
-Shape = Polygon | Pixels | EncodedPixels | CocoRuns | Brush
+Shape = Polygon | Pixels | CocoRuns | Brush

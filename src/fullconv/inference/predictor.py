@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import DataError, ModelError, UsageError, out_of_memory
 from ..files.images import read_image, to_rgb
 from ..files.pictures import Bands, Pixels, as_colours
 from ..models import FCN
+from ..nn.mode import evaluation_mode
 from .prediction import Prediction
 from .views import Views
 
@@ -140,19 +141,6 @@ class Predictor:
 def _most_probable(scores: Float[Tensor, "k h w"]) -> tuple[Tensor, Tensor]:
     best, labels = scores.max(0)
     return labels, torch.exp(best - torch.logsumexp(scores, 0))
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Keep a network in evaluation mode in the block, and leave its layers in the mode they were in."""
-    training = [layer for layer in model.modules() if layer.training]
-    for layer in training:
-        layer.training = False
-    try:
-        yield
-    finally:
-        for layer in training:
-            layer.training = True
 
 
 def _in_range(image: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import GeometryError
 from ..geometry import Field
+from .mode import evaluation_mode
 from .positions import MIXERS, RULES, Grid, Lost, Pooled, Rows, State, UnknownGeometry, pointwise
 
 _Call = tuple[Any, ...]
@@ -147,7 +148,7 @@ def _trace(module: nn.Module, shape: tuple[int, int, int]) -> ModuleGeometry:
     precision = next((value.dtype for value in state.values() if value.is_floating_point()), None)
     image = torch.empty(1, *shape, device="meta", dtype=precision)
     tracer.know(image, Grid())
-    with _evaluation_mode(module), tracer.hooked(), torch.no_grad(), tracer:
+    with evaluation_mode(module), tracer.hooked(), torch.no_grad(), tracer:
         try:
             output = torch.func.functional_call(module, state, (image,))
         except Exception as error:
@@ -165,17 +166,6 @@ def _named_outputs(output: object) -> Mapping[str, object]:
     if isinstance(output, (list, tuple)):
         return {f"output.{index}": value for index, value in enumerate(output)}
     return {"output": output}
-
-
-@contextmanager
-def _evaluation_mode(module: nn.Module) -> Iterator[None]:
-    training = [layer for layer in module.modules() if layer.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for layer in training:
-            layer.training = True
 
 
 class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -18,7 +18,7 @@ from ..source import Contents, Record
 from .annotation import BACKGROUND, Images, begins_with, drawn_in, holds, read_json, split_named, stated_size
 
 _KEYS = ('"images"', '"annotations"', '"categories"')
-_MOST_IDS = 1 << 31
+_HASHED = 1 << 31
 
 
 def recognise(root: Path) -> bool:
@@ -109,11 +109,8 @@ def _check_names(paths: Sequence[Path]) -> None:
 def _numbers(classes: Sequence[ClassEntry]) -> dict[int, int]:
     """Return by id what categories are drawn as, their place from 1, where some ids are hashes and no numbers."""
     ids = sorted(entry.id for entry in classes)
-    return {number: place for place, number in enumerate(ids, start=1)} if any(map(_is_hash, ids)) else {}
-
-
-def _is_hash(number: int) -> bool:
-    return abs(number) >= _MOST_IDS
+    hashed = any(abs(number) >= _HASHED for number in ids)
+    return {number: place for place, number in enumerate(ids, start=1)} if hashed else {}
 
 
 def _check_described(description: Description, numbers: Mapping[int, int], where: Path) -> None:

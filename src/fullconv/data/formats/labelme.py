@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import DataError
 from ...files.masks import Drawing
 from ...files.pictures import ImageFile
-from ...files.shapes import EncodedPixels, Shape, box, circle, polygon
+from ...files.shapes import Pixels, Shape, box, circle, polygon
 from ...files.text import read_text
 from ..classes import VOID, ClassEntry
 from ..description import Description
@@ -114,7 +114,7 @@ def _shape(shape: Mapping[str, Any], path: Path) -> Shape | None:
             return circle(*points[0], float(np.hypot(points[1][0] - points[0][0], points[1][1] - points[0][1])))
         if kind == "mask":
             (left, top), content = points[0], base64.b64decode(shape["mask"])
-            return EncodedPixels(content, top=round(top), left=round(left))
+            return Pixels(content, top=round(top), left=round(left))
     except (KeyError, IndexError, TypeError, ValueError, ArithmeticError, DataError) as error:
         raise DataError(f"{path}: the {kind} {_name(shape)!r} cannot be read ({error}); draw it again") from None
     return None
