@@ -20,10 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import fullconv
-from fullconv.losses import Upsampling, upsampled_cross_entropy
+from fullconv.losses import upsampled_cross_entropy
+from fullconv.metrics import METRICS
+from fullconv.nn.strips import Upsampling
 from fullconv.training import step
-
-METRICS = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu")
 
 CHANGES: dict[str, dict[str, Any]] = {
     "none": {},

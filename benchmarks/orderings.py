@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import fullconv
-
-METRICS = ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu")
+from fullconv.metrics import METRICS
 
 
 def nets(epochs: int) -> dict[str, dict[str, Any]]:

@@ -39,7 +39,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 import fullconv
 from fullconv.data import DataSource, open_dataset
-from fullconv.metrics import Scores, confusion_matrix
+from fullconv.metrics import METRICS, Scores, confusion_matrix
 
 TRUNK, BATCH, IGNORE = "tf_efficientnet_lite0", 8, 255
 SMP = {"unet": smp.Unet, "fpn": smp.FPN, "deeplabv3plus": smp.DeepLabV3Plus}
@@ -181,7 +181,7 @@ def side_line(side: str, options: argparse.Namespace) -> str:
         peer = build(side, source.labels.num_classes, 32 * math.ceil(shorter / 32), options.weights)
         steps = train_peer(peer, source, 60 * options.minutes)
         scores, amount = score_peer(peer.net, source), f"{steps * BATCH / len(samples):.1f} epochs"
-    metrics = [scores[key] for key in ("pixel_accuracy", "mean_accuracy", "mean_iu", "frequency_weighted_iu")]
+    metrics = [scores[key] for key in METRICS]
     return f"{side:14} {amount:12} {'  '.join(f'{value:.4f}' for value in metrics)}"
 
 

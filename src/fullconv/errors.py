@@ -74,6 +74,15 @@ def plain(text: object) -> str:
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 
 
+def in_one_line(error: BaseException, most: int | None = 300) -> str:
+    r"""Return what another library says of an error, at most so many characters of it; its kind, where it says nothing.
+
+    >>> in_one_line(ValueError("line 3:\n    no such key"))
+    'line 3: no such key'
+    """
+    return " ".join(str(error).split())[:most] or type(error).__name__
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory, of the processor or of a GPU, is short."""
     kinds = {kind.__name__ for kind in type(error).__mro__}

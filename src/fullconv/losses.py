@@ -1,9 +1,9 @@
 """Losses on pixels: cross-entropy and soft Jaccard, of logits, or of coarse scores that are upsampled in strips."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,71 +11,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from .errors import DataError, UsageError
+from .nn.strips import Upsampling, strips
 
 Reduction = Literal["mean", "sum"]
-
-STRIP_BYTES = 64 << 20
-"""Size of the logits of one strip, about."""
-
-
-class Upsampling(NamedTuple):
-    """A transposed convolution with one kernel a channel, and where the image begins in its output.
-
-    Attributes:
-        kernels: One for each channel.
-        factor: Output pixels per input pixel.
-        start: Row and column of the output, computed without padding, of the image's first pixel.
-    """
-
-    kernels: Float[Tensor, "k 1 s s"]
-    factor: int
-    start: int
-
-    def every(self, step: int) -> "Upsampling":
-        """Return the upsampling to rows and columns ``step // 2``, ``step // 2 + step``, … alone: :func:`every_nth`.
-
-        ``step`` must divide the factor. Of the kernel, what falls on the others is left out.
-        """
-        first = self.start + step // 2
-        phase = slice(first % step, None, step)
-        return Upsampling(self.kernels[:, :, phase, phase], self.factor // step, first // step)
-
-    def cells(self, height: int, top: int, bottom: int) -> slice:
-        """Return which of the ``height`` rows of scores the image's rows top … bottom − 1 are upsampled from."""
-        first = max(0, -((self.kernels.shape[-1] - 1 - top - self.start) // self.factor))
-        return slice(first, min(height, (bottom - 1 + self.start) // self.factor + 1))
-
-    def strip(self, scores: Tensor, kernels: Tensor, top: int, bottom: int, width: int, first: int = 0) -> Tensor:
-        """Return the logits of the image's rows top … bottom − 1.
-
-        Of the scores, rows may be left out that are not among :meth:`cells`: ``first`` of them at the top.
-        """
-        size, factor = kernels.shape[-1], self.factor
-        cells = self.cells(first + scores.shape[2], top, bottom)
-        some = scores[:, :, cells.start - first : cells.stop - first]
-        rows, begin = bottom - top, top + self.start - cells.start * factor
-        # What lies beside the strip is not computed at all, as far as it lies on both sides: it may be several times
-        # as large.
-        above = min(begin, (some.shape[2] - 1) * factor + size - begin - rows)
-        left = min(self.start, (some.shape[3] - 1) * factor + size - self.start - width)
-        dense = F.conv_transpose2d(some, kernels, stride=factor, padding=(above, left), groups=kernels.shape[0])
-        begin, start = begin - above, self.start - left
-        return dense[:, :, begin : begin + rows, start : start + width]
-
-
-def _strip_places(target: Int64[Tensor, "n h w"], classes: int) -> Iterator[tuple[slice, int, int]]:
-    """Yield which images, and rows top … bottom − 1 of them, have logits of about :data:`STRIP_BYTES`."""
-    count, height, width = target.shape
-    pixels = max(1, STRIP_BYTES // (4 * classes))
-    images, rows = max(1, pixels // max(1, height * width)), max(1, pixels // max(1, width))
-    for one in range(0, count, images):
-        for top in range(0, height, rows):
-            yield slice(one, one + images), top, min(height, top + rows)
-
-
-def every_nth(target: Int64[Tensor, "n h w"], step: int) -> Int64[Tensor, "n H W"]:
-    """Return the rows and columns of a target that :meth:`Upsampling.every` upsamples to."""
-    return target[:, step // 2 :: step, step // 2 :: step]
 
 
 def pixel_cross_entropy(
@@ -118,9 +56,9 @@ def pixel_cross_entropy(
 
 
 def upsampled_cross_entropy(
-    scores: Float[Tensor, "n k h w"],
+    scores: Float[Tensor, "n k hs ws"],
     upsampling: Upsampling,
-    target: Int64[Tensor, "n H W"],
+    target: Int64[Tensor, "n h w"],
     ignore_index: int = 255,
     reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
@@ -129,7 +67,7 @@ def upsampled_cross_entropy(
     """Return what :func:`pixel_cross_entropy` gives for upsampled scores, without ever holding them whole.
 
     Scores are upsampled in strips (images, or rows of one), each of which is scored and differentiated before the next:
-    memory is that of one strip, not of n×k×H×W logits and their gradients.
+    memory is that of one strip, not of n×k×h×w logits and their gradients.
 
     Args:
         scores: Logits of coarse cells.
@@ -178,7 +116,7 @@ class _SumOverStrips(torch.autograd.Function):
         leaf.grad = torch.zeros_like(leaf) if kernels_needed else None
         total = scores.new_zeros(())
         with torch.enable_grad(), _without_autocast(scores):
-            for some, top, bottom in _strip_places(target, scores.shape[1]):
+            for some, top, bottom in strips(target, scores.shape[1]):
                 cells = upsampling.cells(scores.shape[2], top, bottom)
                 # A leaf of its own: the gradient of a part of the scores would be as large as that of all.
                 part = scores[some, :, cells].detach().requires_grad_(needed)
@@ -235,7 +173,7 @@ def soft_jaccard(
 
 
 def upsampled_soft_jaccard(
-    scores: Float[Tensor, "n k h w"], upsampling: Upsampling, target: Int64[Tensor, "n H W"], ignore_index: int = 255
+    scores: Float[Tensor, "n k hs ws"], upsampling: Upsampling, target: Int64[Tensor, "n h w"], ignore_index: int = 255
 ) -> Float[Tensor, ""]:
     """Return what :func:`soft_jaccard` gives for upsampled scores, without ever holding them whole.
 
@@ -255,7 +193,7 @@ def upsampled_soft_jaccard(
     scores, kernels = _wide(scores), _wide(upsampling.kernels)
     sums = scores.new_zeros(3, scores.shape[1])
     with torch.no_grad(), _without_autocast(scores):
-        for some, top, bottom in _strip_places(target, scores.shape[1]):
+        for some, top, bottom in strips(target, scores.shape[1]):
             logits = upsampling.strip(scores[some], kernels, top, bottom, target.shape[2])
             sums += _class_sums(logits, target[some, top:bottom], ignore_index)
     if not torch.is_grad_enabled():
@@ -330,15 +268,18 @@ def multitask_loss(
 
 def mean_divisor(target: Int64[Tensor, "n h w"], ignore_index: int, class_weights: Float[Tensor, "k"]) -> float:
     """Return by what a summed loss is divided for the mean: the weights of all labelled pixels together."""
-    counts = torch.bincount(target[target != ignore_index], minlength=len(class_weights))
-    return float((counts * class_weights.double()).sum())
+    return float(_labelled(target, ignore_index, class_weights))
 
 
 def _divisor(target: Tensor, ignore_index: int, class_weights: Tensor | None) -> Tensor:
-    counted = target != ignore_index
-    count = counted.sum() if class_weights is None else _wide(class_weights)[target[counted]].sum()
+    total = _labelled(target, ignore_index, class_weights)
     # A mean over no pixel is 0, not 0 / 0.
-    return torch.where(count > 0, count, 1)
+    return torch.where(total > 0, total, 1)
+
+
+def _labelled(target: Tensor, ignore_index: int, class_weights: Tensor | None) -> Tensor:
+    counted = target != ignore_index
+    return counted.sum() if class_weights is None else class_weights.double()[target[counted]].sum()
 
 
 def _check_reduction(reduction: str) -> None:

@@ -73,7 +73,7 @@ def test_ids_that_are_declared_may_be_negative_or_large(void_id: int) -> None:
     )
     ids = np.array([[-7, 0, 70000, void_id, -5, 99999]], np.int32)
     assert table.target(ids, WHERE).tolist() == [[0, 1, 2, 255, 1, 255]]
-    message = "label -6, 66000 is not one of the 3 classes; .*: {-6: void} or ignore_index: -6"
+    message = "holds id -6, 66000, which is none of the 3 classes; .*: {-6: void} or ignore_index: -6"
     with pytest.raises(DataError, match=message):
         table.target(np.array([[0, 66000, void_id, -6]], np.int32), WHERE)
 
@@ -107,7 +107,7 @@ def test_an_id_that_is_no_class(tmp_path: Path, ids: list[int]) -> None:
     wrong = ", ".join(str(number) for number in sorted(set(ids) - {0, 2}))
     first = min(set(ids) - {0, 2})
     message = (
-        rf"m.tif: label {wrong} is not one of the 3 classes; add it to set/classes.txt, or in a dataset.yaml "
+        rf"m.tif: holds id {wrong}, which is none of the 3 classes; add it to set/classes.txt, or in a dataset.yaml "
         rf"set label_map: {{{first}: void}} or ignore_index: {first}"
     )
     with pytest.raises(DataError, match=message):
@@ -119,8 +119,8 @@ def test_a_colour_that_is_no_class(tmp_path: Path) -> None:
     mask[0, :3] = 5
     mask[1, 0] = 6
     message = (
-        r"m.png: colour \(5, 5, 5\) on 3 pixels \(and 1 more colours\) is not in set/classes.txt; add its class there, "
-        r"or a class named void"
+        r"m.png: has the colour \(5, 5, 5\) on 3 pixels \(and 1 more such colours\), which is no class; "
+        r"add its class to set/classes.txt, or a class named void"
     )
     with pytest.raises(DataError, match=message):
         ClassTable.of(ENTRIES, WHERE).target(*read(saved(tmp_path, mask)))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from fullconv.data.sample import Sample, collate
-from fullconv.data.sampling import Augmented, CachedDataset, EpochSampler
+from fullconv.data.sampling import Augmented, CachedDataset, EpochSampler, evenly
 from fullconv.data.transforms import TrainingTransform
 from fullconv.errors import UsageError
 
@@ -117,3 +117,19 @@ def test_an_epoch_that_is_gone_on_with_ends_as_it_would_have(replacement: bool) 
     whole = list(sampler)
     sampler.set_epoch(0, 20)
     assert list(sampler) == whole[20:]
+
+
+@pytest.mark.parametrize("count", [1, 2, 15, 1000, 2**24 + 4, 25_000_000, 2**25])
+@pytest.mark.parametrize("most", [1, 8, 64])
+def test_numbers_are_spread_evenly(count: int, most: int) -> None:
+    """Of images as large as a strip may be, too; of less than twice as many as are wanted, not the first alone."""
+    numbers = evenly(count, most).double()
+    assert len(numbers) == min(count, most) and numbers[0] == 0
+    if most > 1:
+        assert numbers[-1] == count - 1
+        gaps = numbers.diff()
+        assert not len(gaps) or gaps.max() - gaps.min() <= 1 and gaps.min() >= 1
+
+
+def test_of_nothing_nothing_is_taken() -> None:
+    assert not len(evenly(0, 8))

@@ -11,7 +11,9 @@ import pytest
 import fullconv
 
 PACKAGES = [
-    f"fullconv.{name}" for name in ("geometry", "trunks", "models", "data", "training", "inference", "evaluation")
+    name
+    for name in (f"fullconv.{info.name}" for info in pkgutil.iter_modules(fullconv.__path__) if info.ispkg)
+    if hasattr(importlib.import_module(name), "__all__")
 ]
 
 

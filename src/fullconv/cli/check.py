@@ -49,8 +49,8 @@ def check(
     for path in filter(None, (report, write)):
         if not as_json:
             print(f"written: {path}")
-    errors = sum(problem.severity == "error" for problem in diagnosis.problems)
-    if errors:
+    if diagnosis.has_errors:
+        errors = sum(problem.severity == "error" for problem in diagnosis.problems)
         print(f"fullconv: {data}: {errors} kinds of errors, training would refuse it", file=sys.stderr)
         raise typer.Exit(DataError.exit_code)
 

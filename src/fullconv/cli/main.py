@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
-from ..errors import FullconvError, out_of_memory, plain
+from ..errors import FullconvError, in_one_line, out_of_memory, plain
 from .check import check
 from .demo import demo
 from .evaluate import evaluate
@@ -106,14 +106,14 @@ def _let_go_of(stream: TextIO) -> None:
 
 def _one_line(error: Any) -> str:
     if isinstance(error, FullconvError):
-        return " ".join(str(error).split())
+        return in_one_line(error, most=None)
     if hasattr(error, "format_message"):  # typer's own errors: options and arguments
         return f"{' '.join(error.format_message().split())} Try --help."
     if _is_full(error):
         return f"{error.filename or 'an output'}: cannot be written: {error.strerror}; make room, and try again"
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}; look at the path and who may use it"
-    what = " ".join(str(error).split())
+    what = in_one_line(error, most=None)
     if out_of_memory(error):
         return f"out of memory: use smaller crops or batches (data.crop, data.batch_size), or smaller images ({what})"
     return (

@@ -17,6 +17,7 @@ from ..files.images import mask_palette
 from ..files.masks import Mask, MaskFile
 from ..files.text import read_text
 from .labels import VOID_COLOUR, Colour, LabelSet, voc_palette
+from .problems import Problem
 
 VOID = "void"
 """What a class is called whose pixels do not count."""
@@ -121,29 +122,44 @@ class ClassTable:
 
     def _by_id(self, mask: Integer[np.ndarray, "h w"], path: Path) -> Int64[np.ndarray, "h w"]:
         target = self.from_ids(mask)
-        if (target == _UNKNOWN).any():
-            raise DataError(f"{path}: {self._complaint(mask)}")
+        wrong = target == _UNKNOWN
+        if wrong.any():
+            raise DataError(str(self.stray_ids(mask[wrong], path)))
         return target
 
-    def _complaint(self, mask: Integer[np.ndarray, "h w"]) -> str:
-        found = [int(number) for number in np.unique(mask)]
-        unknown = [number for number in found if self.ids.get(number) is None]
-        return (
-            f"label {_listed(unknown)} is not one of the {self.labels.num_classes} classes; add it to {self.where}, or "
-            f"in a dataset.yaml set label_map: {{{unknown[0]}: void}} or ignore_index: {unknown[0]}"
+    def stray_ids(self, pixels: Integer[np.ndarray, "n"], path: Path) -> Problem:
+        """Return the problem of ids, at least one, that are no class."""
+        unknown = np.unique(pixels).tolist()
+        seen = f"holds id {_listed(unknown)}, which is none of the {self.labels.num_classes} classes"
+        remedy = (
+            f"add it to {self.where}, or in a dataset.yaml set label_map: {{{unknown[0]}: void}} "
+            f"or ignore_index: {unknown[0]}"
         )
+        return Problem("stray_ids", (path,), seen, remedy)
 
     def _by_colour(self, mask: UInt8[np.ndarray, "h w 3"], path: Path) -> Int64[np.ndarray, "h w"]:
         if not self.colours:
-            raise DataError(
-                f"{path}: is an RGB mask, and the classes have no colours; "
-                f"write {self.where} with the colour of each class {_example(self.where)}"
-            )
+            raise DataError(str(self.no_colours(path)))
         target = self.from_colours(mask)
         wrong = target == _UNKNOWN
         if wrong.any():
-            raise DataError(f"{path}: {_colour_complaint(mask[wrong], self.where)}")
+            raise DataError(str(self.stray_colours(mask[wrong], path)))
         return target
+
+    def no_colours(self, path: Path) -> Problem:
+        """Return the problem of a mask of colours where the classes have none."""
+        seen = "is an RGB mask, and the classes have no colours"
+        remedy = f"write {self.where} with the colour of each class {_example(self.where)}"
+        return Problem("rgb_mask_without_table", (path,), seen, remedy, blocks=True)
+
+    def stray_colours(self, pixels: UInt8[np.ndarray, "n 3"], path: Path) -> Problem:
+        """Return the problem of colours, at least one, that are no class."""
+        colours, counts = np.unique(pixels, axis=0, return_counts=True)
+        most = counts.argmax()
+        more = f" (and {len(colours) - 1} more such colours)" if len(colours) > 1 else ""
+        seen = f"has the colour {tuple(colours[most].tolist())} on {counts[most]} pixels{more}, which is no class"
+        remedy = f"add its class to {self.where}, or a class named void with this colour to ignore it"
+        return Problem("stray_ids", (path,), seen, remedy)
 
     def from_colours(self, mask: UInt8[np.ndarray, "h w 3"]) -> Int64[np.ndarray, "h w"]:
         """Return the class ids, or ``labels.ignore_index``, of colours; negative where a colour is none."""
@@ -159,17 +175,6 @@ def _example(where: Path) -> str:
     if where.suffix in (".yaml", ".yml"):
         return "(classes: {sky: [128, 192, 255], ...})"
     return "(one line each: sky 128 192 255)"
-
-
-def _colour_complaint(pixels: UInt8[np.ndarray, "n 3"], where: Path) -> str:
-    colours, counts = np.unique(pixels, axis=0, return_counts=True)
-    most = counts.argmax()
-    colour = ", ".join(str(channel) for channel in colours[most])
-    more = f" (and {len(colours) - 1} more colours)" if len(colours) > 1 else ""
-    return (
-        f"colour ({colour}) on {counts[most]} pixels{more} is not in {where}; "
-        f"add its class there, or a class named void with this colour to ignore it"
-    )
 
 
 def _packed(colours: Integer[np.ndarray, "*pixels 3"]) -> Int64[np.ndarray, "*pixels"]:

@@ -21,7 +21,7 @@ from pydantic import (
 )
 from torch import nn
 
-from ..errors import DataError
+from ..errors import DataError, in_one_line
 from ..files.atomic import write_atomically
 from ..files.text import parse_yaml, read_text
 from .classes import VOID, ClassEntry
@@ -184,7 +184,7 @@ def read_description(path: Path) -> Description:
     try:
         tree = parse_yaml(read_text(path))
     except yaml.YAMLError as error:
-        raise DataError(f"{path}: not valid YAML: {' '.join(str(error).split())}; correct that line") from error
+        raise DataError(f"{path}: not valid YAML: {in_one_line(error)}; correct that line") from error
     if not isinstance(tree, dict | None):
         raise DataError(f"{path}: holds no keys; write some of {', '.join(Description.model_fields)}")
     try:

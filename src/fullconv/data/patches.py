@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from ..errors import UsageError
 from ..files.arrays import Window
 from .sample import Sample
-from .sampling import seeded
+from .sampling import evenly, seeded
 from .source import DataSource, Record
 from .transforms import TrainingTransform
 
@@ -52,7 +52,7 @@ class Patches(Dataset[Sample]):
         enlarged: float = 1.0,
     ) -> None:
         if transform.crop is None:
-            raise UsageError("patches need a size: set data.crop to the height and width of a patch")
+            raise UsageError("patches need a size: set crop to the height and width of a patch")
         self.source = source
         self.records = records
         self.transform = transform
@@ -108,19 +108,13 @@ def _places(source: DataSource, records: Sequence[Record]) -> dict[int, dict[int
         for top, target in source.target_strips(record):
             for class_id in torch.bincount(target[target < source.labels.num_classes]).nonzero().flatten().tolist():
                 pixels = (target == class_id).nonzero()
-                kept = pixels[evenly(len(pixels))]
+                kept = pixels[evenly(len(pixels), PLACES)]
                 parts.setdefault(class_id, []).append(kept + torch.tensor([top, 0]))
         for class_id, strips in parts.items():
             pixels = torch.cat(strips)
             # Tensors would each take a file where they go to a process that reads images.
-            found.setdefault(class_id, {})[number] = pixels[:: math.ceil(len(pixels) / PLACES)].numpy().copy()
+            found.setdefault(class_id, {})[number] = pixels[evenly(len(pixels), PLACES)].numpy()
     return dict(sorted(found.items()))
-
-
-def evenly(count: int) -> Int64[Tensor, "p"]:
-    """Return at most ``PLACES`` of the numbers below ``count``, evenly spread, the first and the last among them."""
-    # In float32 the last would be rounded up to ``count`` where that is beyond 2²⁴.
-    return torch.linspace(0, count - 1, min(PLACES, count), dtype=torch.float64).long()
 
 
 def _background(source: DataSource) -> int:

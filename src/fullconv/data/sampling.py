@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Protocol, runtime_checkable
 
 import torch
+from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -103,6 +104,12 @@ class Augmented(Dataset[Sample]):
         sample = self.dataset[index]
         with seeded(draw_seed):
             return self.transform(sample)
+
+
+def evenly(count: int, most: int) -> Int64[Tensor, "p"]:
+    """Return at most ``most`` of the numbers below ``count``, evenly spread, the first and the last among them."""
+    # In float32 the last would be rounded up to ``count`` where that is beyond 2²⁴.
+    return torch.linspace(0, count - 1, min(most, count), dtype=torch.float64).long()
 
 
 @contextmanager

@@ -24,6 +24,9 @@ NEAR_DUPLICATE = 0.995
 IMBALANCE = 1000
 """How many times more pixels the largest class may have than the smallest."""
 
+COMPARED = 1024
+"""How many images are compared with all others at once."""
+
 ENOUGH = 0.98
 """Share of the bound at stride 4 that a coarser stride must reach to be recommended."""
 
@@ -287,16 +290,16 @@ class _Study:
 
 
 def _pairs_across_splits(
-    seen: Sequence[tuple[str, Record, bytes, Float[np.ndarray, "768"]]], block: int = 1024
+    seen: Sequence[tuple[str, Record, bytes, Float[np.ndarray, "768"]]],
 ) -> Iterator[tuple[int, int, float]]:
     """Yield index pairs (first, second) of nearly equal images of different splits, and their correlation."""
     if not seen:
         return
     thumbnails = np.stack([thumbnail for *_, thumbnail in seen])
     splits = np.array([split for split, *_ in seen])
-    for start in range(0, len(seen), block):
-        alike = thumbnails[start : start + block] @ thumbnails.T
-        alike[splits[start : start + block, None] == splits[None]] = 0
+    for start in range(0, len(seen), COMPARED):
+        alike = thumbnails[start : start + COMPARED] @ thumbnails.T
+        alike[splits[start : start + COMPARED, None] == splits[None]] = 0
         for row, column in zip(*np.nonzero(alike > NEAR_DUPLICATE), strict=True):
             if start + row < column:
                 yield int(start + row), int(column), float(alike[row, column])

@@ -12,12 +12,11 @@ from jaxtyping import Bool, Float, Int64, Integer, Shaped
 from PIL import Image
 
 from ..data.classes import ClassTable
-from ..data.labels import Colour
 from ..data.problems import Problem
 from ..data.source import Record, size_problem
 from ..errors import DataError
-from ..files.images import mask_palette, opened, rgb_pixels
-from ..files.masks import MaskFile, RawMask
+from ..files.images import LOSSY_MASK, mask_palette, opened, rgb_pixels
+from ..files.masks import MaskFile
 from ..files.pictures import ImageFile
 
 TINY = 32
@@ -177,8 +176,7 @@ def _examine_mask_file(found: Examination, path: Path) -> bool:
         return True
     with opened(path, mask=True) as image:
         if image.format in ("JPEG", "MPO"):
-            seen = "is a JPEG, whose compression changes class ids"
-            found.problems.append(Problem("lossy_mask", (path,), seen, "save masks as PNG"))
+            found.problems.append(Problem("lossy_mask", (path,), *LOSSY_MASK))
             return False
         _check_extension(found, image, path)
         if image.mode in ("LA", "PA", "RGBA"):
@@ -241,7 +239,6 @@ def _ids_problem(
     warn: bool,
 ) -> Problem | None:
     ids = [number for number, to in table.ids.items() if to != table.labels.ignore_index]
-    some = ", ".join(str(number) for number in unknown[:8]) + (", …" if len(unknown) > 8 else "")
     if present.tolist() == [0, 255] and 255 not in ids:
         seen = "holds only 0 and 255, where 255 is void: there is nothing to tell apart"
         remedy = "set classes: {0: background, 255: object} and ignore_index: null in a dataset.yaml"
@@ -258,9 +255,7 @@ def _ids_problem(
         seen = f"holds id {unknown[0]} but never {min(ids)}: ids seem to be one too high for the {len(names)} classes"
         remedy = f"number classes from {min(ids)}, or give their ids: classes: {{{min(ids) + 1}: {names[0]}, …}}"
         return Problem("off_by_one_ids", (path,), seen, remedy)
-    seen = f"holds id {some}, which is none of the {len(ids)} classes"
-    remedy = f"add it to {table.where}, or in a dataset.yaml set label_map: {{{unknown[0]}: void}}"
-    return Problem("stray_ids", (path,), seen, remedy)
+    return table.stray_ids(unknown, path)
 
 
 def _ramp_share(mask: Integer[np.ndarray, "h w"]) -> float:
@@ -280,9 +275,7 @@ def _ramp_share(mask: Integer[np.ndarray, "h w"]) -> float:
 def _examine_colours(found: Examination, mask: Integer[np.ndarray, "h w 3"], table: ClassTable) -> None:
     path, classes = found.record.mask.path, table.labels.num_classes
     if not table.colours:
-        seen = "is an RGB mask, and the classes have no colours"
-        remedy = f"write {table.where} with the colour of each class"
-        found.problems.append(Problem("rgb_mask_without_table", (path,), seen, remedy, blocks=True))
+        found.problems.append(table.no_colours(path))
         return
     target = table.from_colours(mask)
     unknown = target < 0
@@ -295,16 +288,13 @@ def _examine_colours(found: Examination, mask: Integer[np.ndarray, "h w 3"], tab
 def _colours_problem(
     mask: Integer[np.ndarray, "h w 3"], unknown: Bool[np.ndarray, "h w"], table: ClassTable, path: Path
 ) -> Problem:
-    colours, counts = np.unique(mask[unknown].reshape(-1, 3), axis=0, return_counts=True)
-    most: Colour = tuple(int(value) for value in colours[counts.argmax()])  # type: ignore[assignment]
-    if _between_share(mask, unknown) > 0.5:
-        seen = f"has {len(colours)} colours that lie between its neighbours', such as {most}: its edges were smoothed"
-        remedy = "export it again, resized with nearest neighbour and drawn without anti-aliasing"
-        return Problem("antialiased_mask", (path,), seen, remedy, blocks=True)
-    seen = f"has the colour {most} on {counts.max()} pixels, which is no class" + (
-        f" (and {len(colours) - 1} more such colours)" if len(colours) > 1 else ""
-    )
-    return Problem("stray_ids", (path,), seen, f"add its class to {table.where}, or name it void to ignore it")
+    if _between_share(mask, unknown) <= 0.5:
+        return table.stray_colours(mask[unknown], path)
+    colours, counts = np.unique(mask[unknown], axis=0, return_counts=True)
+    most = tuple(colours[counts.argmax()].tolist())
+    seen = f"has {len(colours)} colours that lie between its neighbours', such as {most}: its edges were smoothed"
+    remedy = "export it again, resized with nearest neighbour and drawn without anti-aliasing"
+    return Problem("antialiased_mask", (path,), seen, remedy, blocks=True)
 
 
 def _between_share(mask: Integer[np.ndarray, "h w 3"], unknown: Bool[np.ndarray, "h w"]) -> float:
@@ -325,6 +315,3 @@ def unlabelled(target: Integer[np.ndarray, "h w"], table: ClassTable) -> bool:
     names = table.labels.names
     low, high = int(target.min()), int(target.max())
     return low == len(names) or (low == high and names[low].lower() in ("background", "_background_"))
-
-
-__all__ = ["RAMPS", "TINY", "Examination", "RawMask", "examine", "unlabelled"]

@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from ..data import DataSource
+from ..data.sampling import evenly
 from ..data.source import Record
 from ..errors import DataError
 from ..files import write_atomically
@@ -72,7 +73,7 @@ def _facts(diagnosis: Diagnosis) -> dict[str, Any]:
 def _samples(source: DataSource) -> list[dict[str, str]]:
     """Return overlays of samples spread evenly over the data set."""
     records = [record for part in source.splits.values() for record in part]
-    chosen = records[:: max(1, len(records) // SAMPLES)][:SAMPLES]
+    chosen = [records[number] for number in evenly(len(records), SAMPLES)]
     pictures = [(record.stem, _overlay(source, record)) for record in chosen]
     return [{"title": stem, "picture": _data_url(picture)} for stem, picture in pictures if picture is not None]
 

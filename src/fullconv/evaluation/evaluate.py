@@ -99,8 +99,7 @@ def as_predictor(model: Model, task: str | None = None, views: Views | None = No
     """
     if isinstance(model, Predictor):
         task, views = task or model.task, views or model.views
-        same = (task, views) == (model.task, model.views)
-        return model if same else Predictor(model.model, device=model.device, task=task, views=views)
+        return model if (task, views) == (model.task, model.views) else model.seen_as(task, views)
     if isinstance(model, FCN):
         return Predictor(model, device=model.mean.device, task=task, views=views)
     return load(model, task=task, views=views)

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw
 
 from ..data import DataSource, Sample
 from ..data.labels import VOID_COLOUR, LabelSet
+from ..data.sampling import evenly
 from ..files.pictures import as_colours
 from ..inference import Predictor
 from ..inference.prediction import colours, save_image
@@ -61,10 +62,9 @@ def save_panels(predictor: Predictor, source: DataSource, split: str, folder: st
         UsageError: The folder cannot be written.
     """
     samples = source.dataset(split)
-    chosen = np.unique(np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int))
     paths = []
-    for index in chosen:
-        sample = samples[int(index)]
+    for index in evenly(len(samples), count).tolist():
+        sample = samples[index]
         path = Path(folder) / f"{sample.stem}.png"
         save_image(panel(sample, predictor), path)
         paths.append(path)

@@ -13,7 +13,7 @@ from jaxtyping import Integer, UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from ..errors import DataError
+from ..errors import DataError, in_one_line
 from .arrays import ARRAY_READERS
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -21,6 +21,9 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif
 
 MASK_SUFFIXES = (*IMAGE_SUFFIXES, ".mat", ".npy")
 """Extensions, in lower case, of the files that count as masks."""
+
+LOSSY_MASK = ("is a JPEG, whose compression changes class ids", "save masks as PNG")
+"""What is wrong with such a mask, and what to do."""
 
 _ORIENTATION = 0x0112
 _BOMB_BYTES, _MASK_BYTES, _BOMB_RATIO = 1 << 27, 1 << 29, 250
@@ -76,7 +79,7 @@ def read_mask(
         return ARRAY_READERS[path.suffix.lower()](path)
     with opened(path, content, whole=True, mask=True) as image:
         if image.format in ("JPEG", "MPO"):
-            raise DataError("is a JPEG, whose compression changes class ids; save masks as PNG")
+            raise DataError("; ".join(LOSSY_MASK))
         step = _grey_step(image)
         mask = _raw_mask(upright(image))
         return mask if step == 1 else mask // np.uint8(step)
@@ -284,4 +287,4 @@ def _complaint(size: int, error: Exception) -> str:
         return "is empty (0 bytes)"
     if isinstance(error, UnidentifiedImageError):
         return "is not an image that Pillow can read"
-    return f"cannot be decoded ({' '.join(str(error).split()) or type(error).__name__})"
+    return f"cannot be decoded ({in_one_line(error)})"

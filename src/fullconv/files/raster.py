@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Shaped
 
-from ..errors import DataError
+from ..errors import DataError, in_one_line
 from .arrays import Window, load_npy
 from .images import image_size, opened, refuse_bomb, upright
 
@@ -136,5 +136,5 @@ def _geotiff(path: Path) -> Iterator[Any]:
         raise DataError(f"{path}: {error}") from None
     except Exception as error:
         empty = path.stat().st_size == 0
-        reason = "is empty (0 bytes)" if empty else f"cannot be read ({' '.join(str(error).split())})"
+        reason = "is empty (0 bytes)" if empty else f"cannot be read ({in_one_line(error)})"
         raise DataError(f"{path}: {reason}; replace the file, or remove it from the data set") from None

@@ -1,5 +1,6 @@
 """From an image of any size to a class for every pixel."""
 
+import copy
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from ..errors import DataError, ModelError, UsageError, out_of_memory
+from ..errors import DataError, ModelError, UsageError, in_one_line, out_of_memory
 from ..files.images import read_image, to_rgb
 from ..files.pictures import Bands, Pixels, as_colours
 from ..models import FCN
@@ -51,14 +52,25 @@ class Predictor:
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = model.eval().to(self.device)
-        self.task = task or next(iter(model.heads))
-        if self.task not in model.heads:
-            raise UsageError(f"the model has no task {self.task!r}; it has {', '.join(model.heads)}")
-        self.views = views or Views()
-        self.label_set = model.labels[self.task]
+        self._choose(task or next(iter(model.labels)), views or Views())
         self.channels = self.model.mean.shape[1]
         config = self.model.config
         self._bands, self._range = (None, None) if config is None else (config.bands, config.value_range)
+
+    def seen_as(self, task: str, views: Views) -> "Predictor":
+        """Return the same predictor of another task, or with other views; the network is shared.
+
+        Raises:
+            UsageError: The network has no such task.
+        """
+        other = copy.copy(self)
+        other._choose(task, views)
+        return other
+
+    def _choose(self, task: str, views: Views) -> None:
+        if task not in self.model.labels:
+            raise UsageError(f"the model has no task {task!r}; it has {', '.join(self.model.labels)}")
+        self.task, self.views, self.label_set = task, views, self.model.labels[task]
 
     def predict(self, image: ImageLike) -> Prediction:
         """Return the class of every pixel.
@@ -134,7 +146,7 @@ class Predictor:
             height, width = image.shape[-2:]
             raise DataError(
                 f"{height}×{width} pixels are too much for the memory ({self.device}); scale or cut the image first "
-                f"({' '.join(str(error).split())[:200]})"
+                f"({in_one_line(error)})"
             ) from error
 
 

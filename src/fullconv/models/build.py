@@ -57,8 +57,8 @@ def check_scaled_skips(config: ModelConfig) -> None:
     """
     if config.scaled_skips and config.finest_stride < min(SKIP_SCALES):
         raise UsageError(
-            f"model.scaled_skips has factors for the strides 16 and 8, but model.finest_stride is "
-            f"{config.finest_stride}: set model.finest_stride=8"
+            f"scaled_skips has factors for the strides 16 and 8, but finest_stride is {config.finest_stride}: "
+            f"set finest_stride=8"
         )
 
 

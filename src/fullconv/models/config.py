@@ -10,20 +10,38 @@ from ..trunks import Padding
 Positive = Annotated[int, Field(ge=1)]
 
 
-class ModelConfig(BaseModel):
-    """Everything needed to build a network again, but for its weights.
+class Architecture(BaseModel):
+    """What is chosen of a network, whatever its images and classes: in a model folder, and in a recipe.
 
     Attributes:
         trunk: Name of the trunk, such as ``vgg16`` or ``timm:tf_efficientnet_lite0``.
         finest_stride: 32, 16, 8 or 4: the finest tap that is scored.
-        tasks: Number of classes of each task.
         padding: ``paper`` or ``same``.
-        in_channels: Channels of the input image.
         context: ``fc``, ``none``, the width of a light head, or null for the trunk's default.
         dropout: Probability of dropping an element of the context.
         scaled_skips: FCN-8s at once: fixed factors on the finer taps before their scores.
         learnable_upsampling: Train the bilinear kernels.
         global_context: Hidden width of a bias for every class from the mean of the coarsest tap; 0 for none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    trunk: str
+    finest_stride: Positive = 8
+    padding: Padding = "same"
+    context: Positive | Literal["fc", "none"] | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    scaled_skips: bool = False
+    learnable_upsampling: bool = False
+    global_context: Annotated[int, Field(ge=0)] = 0
+
+
+class ModelConfig(Architecture):
+    """Everything needed to build a network again, but for its weights.
+
+    Attributes:
+        tasks: Number of classes of each task.
+        in_channels: Channels of the input image.
         input_scale: How many times as large the trunk sees an image; logits are brought back to the image's size.
         normalisation: Mean and deviation of each channel in 0–255; null for the trunk's own.
         bands: Which bands of an image file are the channels, from 1; null for red, green, blue; none of them for
@@ -31,18 +49,8 @@ class ModelConfig(BaseModel):
         value_range: The values in an image file that become 0 and 255; null for 0 and their integer type's largest.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    trunk: str
-    finest_stride: Positive = 8
     tasks: dict[str, Positive] = Field(min_length=1)
-    padding: Padding = "same"
     in_channels: Positive = 3
-    context: Positive | Literal["fc", "none"] | None = None
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    scaled_skips: bool = False
-    learnable_upsampling: bool = False
-    global_context: Annotated[int, Field(ge=0)] = 0
     input_scale: Annotated[float, Field(gt=0, le=8)] = 1.0
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     bands: tuple[Positive, ...] | None = None

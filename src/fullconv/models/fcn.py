@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..data.labels import LabelSet
-from ..errors import ModelError, UsageError
-from ..losses import Upsampling
+from ..errors import ModelError, UsageError, in_one_line
 from ..nn.resizing import resize_to, scaled
+from ..nn.strips import Upsampling
 from ..trunks import Normalisation, Trunk, Weights
 from ..trunks import trunk as build_trunk
 from .config import ModelConfig
@@ -166,12 +166,12 @@ class FCN(nn.Module):
         try:
             model = cls.from_config(config, labels=labels)
         except Exception as error:  # torch and timm have no common base for what values of others' can cause
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            reason = in_one_line(error)
             raise ModelError(f"{Path(folder) / CONFIG}: cannot be built here: {reason}") from error
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:300]
+            reason = in_one_line(error)
             raise ModelError(f"{Path(folder) / WEIGHTS}: does not fit its {CONFIG} ({reason})") from error
         return model.eval()
 

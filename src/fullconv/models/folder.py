@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..data.labels import LabelSet
-from ..errors import FullconvError, ModelError
+from ..errors import FullconvError, ModelError, in_one_line
 from ..files.atomic import write_atomically
 from ..files.tensors import save_tensors
 from .config import ModelConfig
@@ -69,7 +69,7 @@ def read_config(folder: str | Path) -> tuple[ModelConfig, dict[str, LabelSet]]:
         labels = {task: LabelSet.from_dict(table) for task, table in record["labels"].items()}
     except (KeyError, AttributeError, TypeError, ValidationError, FullconvError) as error:
         raise ModelError(
-            f"{path}: not a valid model configuration ({_first_line(error)}); save the model again"
+            f"{path}: not a valid model configuration ({in_one_line(error)}); save the model again"
         ) from error
     for task, classes in config.tasks.items():
         if task not in labels or labels[task].num_classes != classes:
@@ -87,7 +87,7 @@ def _read_record(path: Path) -> dict[str, Any]:
             f"{path}: missing, so {path.parent} is no model folder; give one that was saved by fullconv"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: cannot be read ({_first_line(error)}); save the model again") from error
+        raise ModelError(f"{path}: cannot be read ({in_one_line(error)}); save the model again") from error
     if not isinstance(record, dict) or record.get("format") != "fullconv":
         raise ModelError(f"{path}: not written by fullconv; give a folder that was saved by fullconv")
     if record.get("schema") != SCHEMA:
@@ -104,9 +104,4 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # safetensors has no common base for what a damaged file can cause
-        raise ModelError(f"{path}: damaged ({_first_line(error)}); save the model again") from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:3]) or type(error).__name__
+        raise ModelError(f"{path}: damaged ({in_one_line(error)}); save the model again") from error

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from ..errors import GeometryError
 from ..geometry import Ladder, ladder
-from ..losses import Upsampling
 from ..nn.bilinear import BilinearUpsample
 from ..nn.cropping import Size, crop_to
+from ..nn.strips import Upsampling
 from ..trunks import Padding, Tap
 
 SCENE = "scene.0."
@@ -69,7 +69,7 @@ class SkipHead(nn.Module):
         rung = self.ladder.rungs[-1]
         return crop_to(self.upscore[-1](self.fused(features)), (rung.crop, rung.crop), size)
 
-    def fused(self, features: Mapping[str, Tensor]) -> Float[Tensor, "n k h w"]:
+    def fused(self, features: Mapping[str, Tensor]) -> Float[Tensor, "n k hs ws"]:
         """Return the sum of all scores at the finest tap's stride: the logits before the last upsampling."""
         scores = [
             self.score[name](features[name] * scale if scale != 1 else features[name])

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..data import DataSource
+from ..data.sampling import evenly
 from ..evaluation import confusion
 from ..inference import Predictor
 from ..models import FCN
@@ -33,6 +34,9 @@ LONGEST_SHARE, FEWEST_STEPS = 0.15, 3
 
 MARGIN = 0.95
 """Share of the time that is planned for; the rest is for what was not measured."""
+
+SCORED = 4
+"""How many validation images are scored to see how long all take."""
 
 TRIAL_RUN = ".trial"
 """Where in the run folder a model is written to see how long that takes."""
@@ -89,6 +93,8 @@ def fitted(
     Raises:
         UsageError: A network cannot be built, or images cannot be fed to it.
         ModelError: A weight file cannot be used.
+        DataError: An image cannot be read or scored.
+        NotFinite: The loss of a trial step is not finite.
     """
     end = (time.monotonic() if began is None else began) + 60 * minutes
     config, said = changed(config, {"minutes": None}), list[str]()
@@ -147,6 +153,9 @@ def epochs_within(
         stages: How they will be trained.
         wanted: Epochs of each.
         folder: The run's.
+
+    Raises:
+        UsageError: As :func:`fitted`, as all else.
     """
     seconds, costs = (end - time.monotonic()) / len(stages), list[Cost]()
     for stage in stages:
@@ -243,7 +252,7 @@ def _writing_seconds(state: TrainState, folder: Path) -> tuple[float, float]:
 def _evaluation_seconds(model: FCN, source: DataSource, folder: Path) -> float:
     """Return what it takes to score the validation split, by the pixels of a few of its images."""
     records, predictor = source.records("val"), Predictor(model)
-    few = records[:: max(1, len(records) // 4)][:4]
+    few = [records[number] for number in evenly(len(records), SCORED)]
     start = time.monotonic()
     with suggesting_no_evaluations(RunLog(folder)):
         confusion(predictor, (source.read_sample(record) for record in few))

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import load
 
-from ..errors import ModelError
+from ..errors import ModelError, in_one_line
 from ..files.atomic import write_atomically
 from ..files.tensors import save_tensors
 
@@ -147,7 +147,7 @@ def _parsed(path: Path, payload: bytes) -> Checkpoint:
     except (ModelError, MemoryError):
         raise
     except Exception as error:  # As in models/folder.py, for want of a common base.
-        reason = " ".join(str(error).split())[:300]
+        reason = in_one_line(error)
         raise ModelError(
             f"{path}: holds no state of a run ({type(error).__name__}: {reason}); remove it to do without"
         ) from error

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from ..errors import DataError, UsageError
 from ..files.text import parse_yaml, read_text
-from ..trunks import Padding
+from ..models.config import Architecture
 
 Fraction01 = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -62,8 +62,8 @@ class _Section(BaseModel):
         return str(value) if isinstance(value, Path) else value
 
 
-class ModelSection(_Section):
-    """Which network: see :class:`fullconv.models.ModelConfig`.
+class ModelSection(_Section, Architecture):
+    """Which network: see :class:`fullconv.models.ModelConfig`, too.
 
     ``init`` is a saved model, or a run, to start from: see :func:`fullconv.models.start_from`. ``recompute`` keeps less
     for the backward pass: see :meth:`fullconv.trunks.Trunk.save_memory`. ``input_scale: auto`` enlarges small images:
@@ -74,13 +74,6 @@ class ModelSection(_Section):
     trunk_weights: str | None = None
     init: str | None = None
     recompute: bool = False
-    finest_stride: Positive = 8
-    padding: Padding = "same"
-    context: Positive | Literal["fc", "none"] | None = None
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    scaled_skips: bool = False
-    learnable_upsampling: bool = False
-    global_context: Annotated[int, Field(ge=0)] = 0
     input_scale: Annotated[float, Field(gt=0, le=8)] | Literal["auto"] = 1.0
     normalisation: Literal["trunk", "imagenet", "caffe", "half"] = "trunk"
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..data import DataSource
+from ..data.sampling import evenly
 from ..errors import UsageError
 from ..evaluation import panel
 from ..inference import Predictor
@@ -63,7 +64,7 @@ class Events:
                 self._writer.add_scalar(name, value, record["epoch"])
             if "mean_iu" in record:
                 predictor, samples = Predictor(model, device=model.mean.device), source.dataset("val")
-                for index in range(0, len(samples), max(1, len(samples) // PICTURES))[:PICTURES]:
+                for index in evenly(len(samples), PICTURES).tolist():
                     sample = samples[index]
                     picture = panel(sample, predictor)
                     picture.thumbnail((LARGEST_SIDE, LARGEST_SIDE))

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from ..data import Augmented, Batch, CachedDataset, DataSource, EpochSampler, Patches, TrainingTransform, collate
 from ..data.sample import FILL
-from ..errors import FullconvError, UsageError
+from ..errors import FullconvError, UsageError, in_one_line
 from ..files import CellImage, ImageFile, Picture
 from .config import TrainConfig, changed
 from .interrupt import deaf_to_signals
@@ -142,7 +142,7 @@ def naming_dead_workers() -> Iterator[None]:
         raise UsageError(
             f"a process that reads images was ended, often for want of memory: fewer of them (data.workers), less kept "
             f"by each (data.cache_mb), or in a container more shared memory (docker run --shm-size 2g) "
-            f"({' '.join(str(error).split())})"
+            f"({in_one_line(error)})"
         ) from error
 
 
@@ -152,6 +152,7 @@ def build_feed(source: DataSource, config: TrainConfig, rank: int = 0, ranks: in
     Raises:
         UsageError: The ranks cannot share the samples of a step equally, or whole images are to be scaled
             (``model.input_scale``).
+        DataError: An image cannot be read, from all of which the mean is taken where they are no colours.
     """
     data = config.data
     samples = source.dataset("train")

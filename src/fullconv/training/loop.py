@@ -95,6 +95,11 @@ def starting_network(source: DataSource, config: TrainConfig, log: RunLog, *, qu
     """Return the network to train, and leave a report of what it took over from ``model.init``.
 
     Where the files are gone that it started from, but a checkpoint is there, it comes without their weights.
+
+    Raises:
+        UsageError: It cannot be built, or the report cannot be written.
+        ModelError: What it is to start from cannot be used.
+        DataError: An image cannot be read.
     """
     try:
         # Checkpoints hold what a file of weights lacks.
@@ -133,6 +138,7 @@ def end_epoch(session: Session, source: DataSource, feed: Feed) -> None:
     Raises:
         NotFinite: An averaged weight is not finite.
         DataError: An image cannot be scored.
+        UsageError: What is to be kept cannot be written.
         Interrupted: A signal came while it was scored or saved; it will be scored again.
     """
     state, log, runtime = session.state, session.log, session.runtime

@@ -13,14 +13,9 @@ from ..files import Bands, Picture, Stack
 from ..inference import model_folder
 from ..models import FCN, ModelConfig, StartReport, start_from
 from ..models.build import check_scaled_skips
+from ..trunks.base import NORMALISATIONS
 from .config import TrainConfig
 from .feed import in_colours, input_scale
-
-NORMALISATIONS = {
-    "imagenet": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
-    "caffe": ((123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
-    "half": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
-}
 
 
 def build_model(source: DataSource, config: TrainConfig) -> FCN:
@@ -31,11 +26,13 @@ def build_model(source: DataSource, config: TrainConfig) -> FCN:
     Raises:
         UsageError: It cannot be built, or its normalisation is one of colours, which the images are not.
         ModelError: The trunk's weights cannot be used.
+        DataError: An image cannot be read, from all of which the mean is taken where they are no colours.
     """
     section = config.model
     image = source.records("train")[0].image
     channels = image.channels()
-    normalisation: Moments | None = NORMALISATIONS.get(section.normalisation)
+    named = NORMALISATIONS.get(section.normalisation)
+    normalisation: Moments | None = None if named is None else (named.mean, named.std)
     if normalisation is not None and channels != 3:
         raise UsageError(
             f"model.normalisation={section.normalisation} is of red, green, blue, but the images have {channels} "
@@ -84,6 +81,7 @@ def initialised(source: DataSource, config: TrainConfig) -> tuple[FCN, StartRepo
     Raises:
         UsageError: It cannot be built.
         ModelError: The trunk's weights, or the model to start from, cannot be used.
+        DataError: As :func:`build_model`.
     """
     torch.manual_seed(config.seed)
     model, section = build_model(source, config), config.model

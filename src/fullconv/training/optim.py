@@ -39,7 +39,10 @@ def parameter_groups(model: FCN, optim: OptimSection) -> list[dict[str, Any]]:
 
 
 def trunk_factors(model: FCN, optim: OptimSection) -> dict[str, float]:
-    """Return by what the rate of every parameter in the trunk's body is multiplied."""
+    """Return by what the rate of every parameter in the trunk's body is multiplied.
+
+    Source: Howard & Ruder 2018, section 3.2 (rates that fall layer by layer); Clark et al. 2020, appendix A (ELECTRA).
+    """
     layers = trunk_layers(model.trunk.body)
     depth = {id(parameter): place for place, layer in enumerate(reversed(layers), 1) for parameter in layer}
     return {
@@ -107,6 +110,8 @@ def rate_factor(optim: OptimSection, step: int, steps: int) -> float:
 
     ``poly`` falls as (1 − t)^0.9, ``onecycle`` as a half cosine; ``constant`` stays (the paper's way).
 
+    Source: Chen et al. 2017, "DeepLab", section 4.1.1 (poly); Loshchilov & Hutter 2017, "SGDR", section 3 (cosine).
+
     >>> [round(rate_factor(OptimSection(schedule="poly", warmup=0), step, 4), 3) for step in range(4)]
     [1.0, 0.772, 0.536, 0.287]
     """
@@ -128,6 +133,8 @@ def set_rates(optimiser: torch.optim.Optimizer, factor: float) -> None:
 
 class WeightAverage:
     """An exponential moving average of a network's weights; early steps count less, so that it needs no warm-up.
+
+    Source: TensorFlow's ``ExponentialMovingAverage``, whose rule this is: (1 + n) / (10 + n) after n other steps.
 
     Args:
         model: The network that is trained.

@@ -70,6 +70,7 @@ def find_rate(
 
     Raises:
         DataError: The data set is unusable.
+        ModelError: A weight file, or a model to start from, cannot be used.
         NotFinite: The loss is not finite even at the lowest rate.
         UsageError: A setting is wrong, or the folder cannot be written, or matplotlib is not installed.
 
@@ -93,7 +94,14 @@ def find_rate(
 
 
 def range_test(source: DataSource, config: TrainConfig, log: RunLog, steps: int) -> RateTest:
-    """Return the losses of steps at growing rates, up to where the loss explodes."""
+    """Return the losses of steps at growing rates, up to where the loss explodes.
+
+    Raises:
+        DataError: An image cannot be read.
+        ModelError: A weight file, or a model to start from, cannot be used.
+        NotFinite: The loss is not finite even at the lowest rate.
+        UsageError: The network cannot be built, or images cannot be fed to it.
+    """
     model, runtime = starting_network(source, config, log), Runtime(config.optim.precision)
     runtime.prepare(model, config.optim.batch_norm)
     objective = Objective.of(source, config, runtime)

@@ -71,6 +71,9 @@ class RunLog:
         run: What ``--resume`` takes: the run, also of a stage.
         writes: Whether this process writes there; of several that train together only one does.
         moved_to: DATA as given to a resumed run, which remembers it; None where none was given.
+
+    Raises:
+        UsageError: From whatever writes: the folder was moved, removed or replaced, or has no room.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -373,6 +376,7 @@ def _version(package: str) -> str | None:
 
 def environment() -> dict[str, Any]:
     """Return the versions and the machine that a result depends on."""
+    runtime = Runtime()
     return {
         "fullconv": __version__,
         "python": platform.python_version(),
@@ -381,8 +385,8 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "timm": _version("timm"),
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": runtime.device_name,
         "instructions": torch.backends.cpu.get_cpu_capability(),
-        "ranks": Runtime().ranks,
+        "ranks": runtime.ranks,
         "command": sys.argv,
     }

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..data import Batch
-from ..errors import FullconvError, UsageError
+from ..errors import FullconvError, UsageError, in_one_line
 from .interrupt import dying_at_once
 from .kernels import as_product, fastest_layout, is_fully_connected, relu6
 
@@ -149,8 +149,13 @@ class Runtime:
         if self.ranks > 1:
             dist.barrier()
 
+    @property
+    def device_name(self) -> str:
+        """The GPU's name, or ``cpu``."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+
     def __str__(self) -> str:
-        device = "the CPU" if self.device.type == "cpu" else torch.cuda.get_device_name(self.device)
+        device = "the CPU" if self.device.type == "cpu" else self.device_name
         return device if self.ranks == 1 else f"{self.ranks} × {device}"
 
     def memory(self) -> int:
@@ -234,7 +239,7 @@ def naming_lost_ranks() -> Iterator[None]:
             raise
         raise FullconvError(
             f"another rank has ended, or cannot be reached; if it was not killed, its own line says why "
-            f"({' '.join(str(error).split())[:200]})"
+            f"({in_one_line(error)})"
         ) from error
 
 

@@ -55,6 +55,10 @@ def fit_stages(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: b
     stage that is finished is not repeated, one that has begun is resumed.
 
     Raises:
+        UsageError: As :func:`~fullconv.training.loop.fit`, and so on.
+        ModelError: See there.
+        DataError: See there.
+        NotFinite: See there.
         Interrupted: SIGINT, SIGTERM or SIGHUP came; the state was saved.
 
     Source: Long, Shelhamer & Darrell 2015, section 4.2: finer nets start from the coarser one, at a lower rate.

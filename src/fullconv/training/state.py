@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ModelError, NotFinite
+from ..errors import ModelError, NotFinite, in_one_line
 from ..models import FCN
 from .checkpoint import Checkpoint, Checkpoints
 from .config import TrainConfig
@@ -200,7 +200,7 @@ class TrainState:
             self.model.load_state_dict({name: share_of(kept, own[name]) for name, kept in groups["model"].items()})
             self.average.model.load_state_dict(groups["average" if self.average.decay else "model"])
         except (RuntimeError, KeyError) as error:
-            raise ModelError(f"the checkpoint is of another network ({' '.join(str(error).split())[:200]})") from error
+            raise ModelError(f"the checkpoint is of another network ({in_one_line(error)})") from error
         self._restore_optimiser(groups.get("optimiser", {}))
         self.step = self.average.steps = checkpoint.step
         self.losses, self.records = checkpoint.facts["losses"], checkpoint.facts["records"]
@@ -286,7 +286,12 @@ class Session:
             self.clock.note_kept()
 
     def keep_if_due(self, minutes: float) -> bool:
-        """Keep the state if that was last done so long ago, and return whether it was."""
+        """Keep the state if that was last done so long ago, and return whether it was.
+
+        Raises:
+            NotFinite: As :meth:`keep`.
+            UsageError: See there.
+        """
         due = bool(self.runtime.largest(self.log.writes and self.clock.due(minutes)))
         if due:
             self.keep()
@@ -297,6 +302,8 @@ class Session:
 
         Raises:
             Interrupted: A signal came to one of the ranks.
+            NotFinite: One did, and as :meth:`keep`.
+            UsageError: See there.
         """
         # One that comes to this rank meanwhile stays noted, for the next time.
         if number := self.runtime.largest(self.interrupt.number):

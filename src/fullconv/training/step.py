@@ -10,8 +10,9 @@ from torch import nn
 
 from ..data import Batch, DataSource
 from ..errors import NotFinite, UsageError, out_of_memory
-from ..losses import Upsampling, every_nth, mean_divisor, upsampled_cross_entropy, upsampled_soft_jaccard
+from ..losses import mean_divisor, upsampled_cross_entropy, upsampled_soft_jaccard
 from ..models import FCN
+from ..nn.strips import Upsampling, every_nth
 from .config import OptimSection, TrainConfig
 from .interrupt import Abandoned
 from .runtime import Runtime, whole
@@ -69,6 +70,7 @@ def train_step(model: FCN, batches: Sequence[Batch], optimiser: torch.optim.Opti
         Abandoned: A signal came (see :func:`leaving_passes`); weights and statistics are as they were.
         NotFinite: The loss or its gradient is not finite; the weights are then as they were.
         UsageError: Batch normalisation has a single number to go by.
+        FullconvError: The memory does not suffice, and batches cannot be halved.
     """
     optim, runtime = objective.config.optim, objective.runtime
     set_training(model, optim)
@@ -168,7 +170,7 @@ def accumulate_gradients(model: FCN, batches: Sequence[Batch], size: StepSize, o
 
 
 def strided_jaccard(
-    scores: Float[torch.Tensor, "n k H W"], upsampling: Upsampling, target: Int64[torch.Tensor, "n h w"], ignored: int
+    scores: Float[torch.Tensor, "n k hs ws"], upsampling: Upsampling, target: Int64[torch.Tensor, "n h w"], ignored: int
 ) -> Float[torch.Tensor, ""]:
     """Return the soft Jaccard loss of upsampled scores at each fourth row and column."""
     every = math.gcd(JACCARD_STRIDE, upsampling.factor)

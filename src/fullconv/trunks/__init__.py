@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable
 
-from ..errors import ModelError, UsageError
+from ..errors import ModelError, UsageError, in_one_line
 from . import alexnet, googlenet, resnet, small, timm, vgg
 from .base import Normalisation, Padding, Tap, Trunk
 from .context import Context
@@ -70,8 +70,7 @@ def trunk(
         if weights != DOWNLOAD or not (isinstance(error, OSError) or "invalid hash" in str(error)):
             raise
         raise ModelError(
-            f"the weights of {name} cannot be downloaded ({' '.join(str(error).split())[:200]}); "
-            f"go online, or give the path of a file"
+            f"the weights of {name} cannot be downloaded ({in_one_line(error)}); go online, or give the path of a file"
         ) from error
 
 

@@ -41,6 +41,14 @@ class Normalisation:
         return Normalisation(widen(self.mean), widen(self.std))
 
 
+NORMALISATIONS = {
+    "imagenet": Normalisation(),
+    "caffe": Normalisation((123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
+    "half": Normalisation((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+}
+"""By name: torchvision's, VGG's own (in RGB order), and TensorFlow's, 0–255 as −1 … 1."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tap:
     """A named feature of a trunk: its channels and, per axis, its grid in the image."""
@@ -64,7 +72,7 @@ class SavesMemory(Protocol):
         """Do so from now on."""
 
 
-KEEPS_ALL = "this trunk cannot compute its activations again: leave model.recompute out"
+KEEPS_ALL = "this trunk cannot compute its activations again: leave recompute out"
 
 
 class Trunk(nn.Module):
@@ -114,7 +122,7 @@ class Trunk(nn.Module):
     def _derive_taps(self) -> dict[str, Tap]:
         start = Field().through(LayerSpec(padding=(self.margin, self.margin), multiple=self.multiple))
         side = 16 * self.multiple if self.multiple > 1 else 256
-        geometry = geometry_of(_Features(self), (side, side))
+        geometry = geometry_of(_Features(self), (side, side), len(self.normalisation.mean))
         outputs = geometry.outputs
         if geometry.lost or not outputs:
             reasons = [f"{name.removeprefix('trunk.')}: {reason}" for name, reason in geometry.unknown.items()]

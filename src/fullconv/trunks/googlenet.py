@@ -5,12 +5,10 @@ from collections import OrderedDict
 from torch import nn
 
 from ..nn.convert import widen_first_conv
-from .base import Normalisation, Padding, Trunk, cut, margin_for, repad
+from .base import NORMALISATIONS, Padding, Trunk, cut, margin_for, repad
 from .context import Context, without_fc
 from .vgg import classifier_of
 from .weights import DOWNLOAD, Weights
-
-_HALF = Normalisation((127.5,) * 3, (127.5,) * 3)  # torchvision ported these weights from TensorFlow
 
 
 def build(name: str, padding: Padding, in_channels: int, weights: Weights, context: Context, dropout: float) -> Trunk:
@@ -31,7 +29,8 @@ def build(name: str, padding: Padding, in_channels: int, weights: Weights, conte
     order = list(stem_to_5b)
     ends = ("conv1", "conv3", "inception3b", "inception4e", "inception5b")
     body = cut(layers, {order.index(end): end for end in ends})
-    normalisation = _HALF if weights is not None else Normalisation()
+    # torchvision ported its weights from TensorFlow.
+    normalisation = NORMALISATIONS["half" if weights is not None else "imagenet"]
     return Trunk(
         body,
         without_fc(context, name, 1024, dropout),

@@ -257,7 +257,7 @@ def test_classes_that_the_format_fixes_are_changed_in_a_description(tmp_path):
     write_voc(tmp_path / "set")
     (tmp_path / "my.yaml").write_text("path: set")
     for data, where in (("set", "set/dataset.yaml"), ("my.yaml", "my.yaml")):
-        message = rf"a.png: label 77 is not one of the 21 classes; add it to {tmp_path / where},"
+        message = rf"a.png: holds id 77, which is none of the 21 classes; add it to {tmp_path / where},"
         with pytest.raises(DataError, match=message):
             open_dataset(tmp_path / data).dataset("train")[0]
 

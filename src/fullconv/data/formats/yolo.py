@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ...errors import DataError
+from ...errors import DataError, in_one_line
 from ...files.images import IMAGE_SUFFIXES, MASK_SUFFIXES
 from ...files.masks import Drawing, MaskFile
 from ...files.pictures import ImageFile
@@ -86,7 +86,7 @@ def _tree(path: Path) -> Mapping[str, Any]:
     try:
         tree = parse_yaml(read_text(path))
     except yaml.YAMLError as error:
-        raise DataError(f"{path}: not valid YAML: {' '.join(str(error).split())}; correct that line") from error
+        raise DataError(f"{path}: not valid YAML: {in_one_line(error)}; correct that line") from error
     return tree if isinstance(tree, dict) else {}
 
 
