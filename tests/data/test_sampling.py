@@ -128,7 +128,7 @@ def test_numbers_are_spread_evenly(count: int, most: int) -> None:
     if most > 1:
         assert numbers[-1] == count - 1
         gaps = numbers.diff()
-        assert not len(gaps) or gaps.max() - gaps.min() <= 1 and gaps.min() >= 1
+        assert not len(gaps) or (gaps.max() - gaps.min() <= 1 and gaps.min() >= 1)
 
 
 def test_of_nothing_nothing_is_taken() -> None:

@@ -161,6 +161,13 @@ def test_the_task_and_the_views_are_those_asked_for(given):
     assert as_predictor(predictor) is predictor
 
 
+def test_a_predictor_of_another_kind_stays_of_its_kind(model):
+    oracle, views = Oracle(model, iter(())), Views(mirror=True)
+    seen = as_predictor(oracle, views=views)
+    assert isinstance(seen, Oracle) and seen.views == views and seen.answers is oracle.answers
+    assert oracle.views == Views()
+
+
 @pytest.mark.parametrize("absent", ["exclude", "zero"])
 def test_what_an_absent_class_counts_is_told(model, shapes, absent):
     assert evaluate(model, shapes, "val", absent=absent).absent_classes == absent

@@ -8,7 +8,7 @@ import torchvision
 from safetensors.torch import save_file
 
 from fullconv.errors import ModelError, UsageError
-from fullconv.trunks import TRUNKS, trunk
+from fullconv.trunks import TRUNKS, Normalisation, Trunk, trunk
 from fullconv.trunks.timm import TimmBody
 
 NAMES = ["alexnet", "googlenet", "resnet18", "resnet50", "timm:tf_efficientnet_lite0", "timm:convnext_atto", "vgg16"]
@@ -219,3 +219,19 @@ def test_weights_of_googlenet_may_do_without_the_auxiliary_classifiers(tmp_path)
         save_file(weights, tmp_path / "googlenet.safetensors")
         loaded = trunk("googlenet", weights=tmp_path / "googlenet.safetensors")
         assert torch.equal(next(loaded.body.parameters()), weights["conv1.conv.weight"])
+
+
+class Apart(torch.nn.Module):
+    """Two nets side by side, of which each sees three of six channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = (torch.nn.Conv2d(3, 4, 3, stride=8, padding=1) for _ in range(2))
+
+    def forward(self, image):
+        return {"both": torch.cat([self.first(image[:, :3]), self.second(image[:, 3:])], 1)}
+
+
+def test_a_body_may_have_a_first_convolution_that_sees_a_part_of_the_channels():
+    tap = Trunk(Apart(), normalisation=Normalisation((0.0,) * 6, (1.0,) * 6)).taps["both"]
+    assert (tap.channels, tap.stride) == (8, 8)
