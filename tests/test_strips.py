@@ -8,10 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import fullconv
-from fullconv import losses
 from fullconv.errors import UsageError
 from fullconv.losses import (
-    Upsampling,
     pixel_cross_entropy,
     soft_jaccard,
     upsampled_cross_entropy,
@@ -19,6 +17,7 @@ from fullconv.losses import (
 )
 from fullconv.models.build import fcn
 from fullconv.nn.bilinear import BilinearUpsample
+from fullconv.nn.strips import Upsampling
 
 
 def both(network, image, target, **options):
@@ -51,7 +50,7 @@ def test_value_and_gradient_are_those_of_whole_logits(monkeypatch, padding, stri
             torch.nn.init.normal_(score.weight, std=0.1)
     image, target = torch.rand(2, 3, 45, 70) * 255, torch.randint(0, 5, (2, 45, 70))
     target[:, 3:9] = 255
-    monkeypatch.setattr(losses, "STRIP_BYTES", 4 * 2 * 5 * 70 * 7)
+    monkeypatch.setattr("fullconv.nn.strips.STRIP_BYTES", 4 * 2 * 5 * 70 * 7)
     for options in ({}, {"reduction": "sum", "label_smoothing": 0.1, "class_weights": torch.rand(5) + 0.5}):
         (whole, expected), (strips, found) = both(network, image, target, **options)
         torch.testing.assert_close(strips, whole, rtol=1e-5, atol=1e-6)
@@ -98,7 +97,7 @@ def test_nothing_labelled_costs_nothing():
 @pytest.mark.parametrize("budget", [1, 3000, 40_000, 64 << 20])
 @pytest.mark.parametrize(("factor", "size", "start"), [(8, 16, 4), (32, 64, 16), (2, 4, 1)])
 def test_jaccard_in_strips_is_that_of_whole_logits(monkeypatch, budget, factor, size, start):
-    monkeypatch.setattr(losses, "STRIP_BYTES", budget)
+    monkeypatch.setattr("fullconv.nn.strips.STRIP_BYTES", budget)
     torch.manual_seed(0)
     scores, kernels = torch.randn(3, 5, 4, 6, requires_grad=True), torch.rand(5, 1, size, size, requires_grad=True)
     target = torch.randint(0, 4, (3, 3 * factor, 5 * factor - 1))
@@ -143,7 +142,7 @@ class Live(TorchDispatchMode):
 @pytest.mark.parametrize("loss", [upsampled_cross_entropy, upsampled_soft_jaccard])
 def test_memory_is_that_of_strips(monkeypatch, loss, factor):
     """All tensors that live at once are a few strips and two of the target's size; whole logits are 120 strips."""
-    monkeypatch.setattr(losses, "STRIP_BYTES", strip := 1 << 18)
+    monkeypatch.setattr("fullconv.nn.strips.STRIP_BYTES", strip := 1 << 18)
     scores = torch.randn(6, 40, 128 // factor, 256 // factor, requires_grad=True)
     target = torch.randint(40, (6, 128, 256))
     with Live() as live:

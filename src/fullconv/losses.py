@@ -52,7 +52,7 @@ def pixel_cross_entropy(
         reduction="sum",
         label_smoothing=label_smoothing,
     )
-    return total if reduction == "sum" else total / _divisor(target, ignore_index, class_weights)
+    return total if reduction == "sum" else total / _divisor(target, ignore_index, class_weights).to(total)
 
 
 def upsampled_cross_entropy(
@@ -95,7 +95,7 @@ def upsampled_cross_entropy(
     if not torch.is_grad_enabled():  # Which a function of one's own is not told.
         scores, kernels = scores.detach(), kernels.detach()
     total: Tensor = _SumOverStrips.apply(scores, kernels, target, upsampling, measure)
-    return total if reduction == "sum" else total / _divisor(target, ignore_index, class_weights)
+    return total if reduction == "sum" else total / _divisor(target, ignore_index, class_weights).to(total)
 
 
 class _SumOverStrips(torch.autograd.Function):
