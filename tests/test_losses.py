@@ -164,7 +164,8 @@ def test_options_reach_every_task():
     logits, target = batch(ignore_index=9)
     options = {"ignore_index": 9, "reduction": "sum", "label_smoothing": 0.2}
     expected = pixel_cross_entropy(logits, target, **options)
-    torch.testing.assert_close(multitask_loss({"a": logits}, {"a": target}, **options), expected)
+    both = multitask_loss({"a": logits, "b": logits}, {"a": target, "b": target}, **options)
+    torch.testing.assert_close(both, 2 * expected)
 
 
 @pytest.mark.parametrize(

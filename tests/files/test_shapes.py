@@ -87,19 +87,19 @@ def test_pixels_are_cut_off_at_the_borders():
 
 
 @pytest.mark.parametrize(
-    "shape",
+    ("shape", "message"),
     [
-        CocoRuns((3, 4)),
-        CocoRuns((-1, 17)),
-        CocoRuns("zz"),
-        CocoRuns("o" * 500_000),
-        Brush((1, 2, 3)),
-        Brush(tuple(encode([1] * 12))),
-        Pixels(b"no image"),
+        (CocoRuns((3, 4)), "add up to 7 pixels, but the image has 4×4"),
+        (CocoRuns((-1, 17)), "add up to 16 pixels"),
+        (CocoRuns("zz"), "add up to"),
+        (CocoRuns("o" * 500_000), "a run length has more than"),
+        (Brush((1, 2, 3)), "a brush ends in the middle of a run"),
+        (Brush(tuple(encode([1] * 12))), "a brush holds 12 values, but the image needs 64"),
+        (Pixels(b"no image"), "cannot be decoded"),
     ],
 )
-def test_shapes_of_another_size_are_refused(shape):
-    with pytest.raises(DataError):
+def test_shapes_that_are_none_of_the_image_are_refused(shape, message):
+    with pytest.raises(DataError, match=message):
         shape.mask((4, 4))
 
 

@@ -392,7 +392,7 @@ def test_global_context_is_a_bias_of_the_whole_image(tmp_path):
 
 
 def test_scaled_skips_are_not_known_for_finer_taps():
-    with pytest.raises(UsageError, match=r"factors for the strides 16 and 8, but model\.finest_stride is 4"):
+    with pytest.raises(UsageError, match="factors for the strides 16 and 8, but finest_stride is 4"):
         fcn4s("small", 3, scaled_skips=True)
 
 

@@ -82,7 +82,7 @@ def test_all_stages_are_checked_before_the_first(shapes, tmp_path):
 @pytest.mark.parametrize(
     ("second", "error", "message"),
     [
-        ({"model.finest_stride": 12}, UsageError, "12"),
+        ({"model.finest_stride": 12}, UsageError, "finest stride 12 is not one of"),
         ({"model": {"init": "nowhere"}}, ModelError, "nowhere: no such model"),
         ({"minutes": 1}, UsageError, "minutes is for the whole run"),
         ({"stages": []}, UsageError, "stages is for the whole run"),
