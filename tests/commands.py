@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import socket
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ WARM = multiprocessing.get_context("forkserver")
 WARM.set_forkserver_preload(
     ["fullconv.cli.main", "fullconv.doctor", "fullconv.evaluation", "fullconv.inference", "fullconv.training", "timm"]
 )
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": ""}
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,35 @@ def call(*words: object) -> Done:
             process.kill()
             raise TimeoutError(f"fullconv {words}")
         return Done(process.exitcode, out.read_text(), err.read_text())
+
+
+def fresh(*words):
+    """Run a command as a user does, in a new interpreter."""
+    command = [sys.executable, "-m", "fullconv", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+
+
+def run(*words, code=0, call=call):
+    """Run a command; it must end with ``code`` and, on failure, with one line on standard error and no traceback."""
+    done = call(*words)
+    assert done.returncode == code, done.stderr + done.stdout
+    if code not in (0, 5):
+        lines = [line for line in done.stderr.splitlines() if line.startswith("fullconv: ")]
+        assert len(lines) == 1, done.stderr
+        assert "Traceback" not in done.stderr
+    return done
+
+
+def first(folder):
+    """Return the first file of a folder, by name."""
+    return sorted(folder.iterdir())[0]
+
+
+def free_port():
+    """Return a port at which processes can meet."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
 
 
 def _main(words: list[str], out: str, err: str, environment: dict[str, str]) -> None:

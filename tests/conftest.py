@@ -5,6 +5,8 @@ from functools import cache
 import pytest
 import torch
 
+pytest.register_assert_rewrite("commands", "reference.three_images")
+
 
 @pytest.fixture(autouse=True)
 def chance():

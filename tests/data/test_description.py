@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from fullconv.data import open_dataset
 from fullconv.data.classes import ClassEntry
 from fullconv.data.description import Description, read_description
 from fullconv.errors import DataError
@@ -91,3 +92,9 @@ def test_a_description_for_data_on_another_drive(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os.path, "relpath", elsewhere)
     Description.model_validate({"classes": ["sky"]}).write(tmp_path / "dataset.yaml", tmp_path)
     assert read_description(tmp_path / "dataset.yaml").path == tmp_path.resolve().as_posix()
+
+
+def test_an_unknown_format_in_a_description_is_an_error_of_the_data(tmp_path):
+    (tmp_path / "dataset.yaml").write_text("format: foldr")
+    with pytest.raises(DataError, match=r"dataset\.yaml: format 'foldr' is unknown; did you mean 'folder'"):
+        open_dataset(tmp_path)

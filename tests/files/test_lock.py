@@ -1,4 +1,4 @@
-"""Who holds a folder; that another process is refused is seen in tests/training/test_resume.py."""
+"""Who holds a folder; that another process is refused is seen in tests/training/test_runlog.py."""
 
 import pytest
 

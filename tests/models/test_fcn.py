@@ -1,16 +1,11 @@
-import importlib
-import json
-from pathlib import Path
-
 import pytest
 import torch
 
-from fullconv import fcn, fcn4s, fcn8s, fcn8s_at_once, fcn16s, fcn32s
+from fullconv import fcn4s, fcn8s, fcn8s_at_once, fcn16s, fcn32s
 from fullconv.data.labels import LabelSet
-from fullconv.errors import GeometryError, ModelError, UsageError
-from fullconv.geometry import Field, LayerSpec
+from fullconv.errors import UsageError
 from fullconv.models import FCN, SkipHead
-from fullconv.trunks import Tap, trunk
+from fullconv.trunks import trunk
 
 VARIANTS = {"32s": (fcn32s, 1), "16s": (fcn16s, 2), "8s": (fcn8s, 3), "4s": (fcn4s, 4)}
 TRUNKS = ["vgg16", "alexnet", "googlenet", "resnet18", "timm:tf_efficientnet_lite0"]
@@ -105,35 +100,10 @@ def test_scores_start_at_zero():
     assert model(torch.rand(2, 3, 40, 50) * 255).abs().max() == 0
 
 
-def test_16s_with_a_zero_skip_is_32s_in_two_steps():
-    torch.manual_seed(0)
-    coarse = Tap("coarse", 4, *[Field().through(LayerSpec(32, 32, ceil=True))] * 2)
-    fine = Tap("fine", 3, *[Field().through(LayerSpec(16, 16, ceil=True))] * 2)
-    one, two = SkipHead([coarse], 2), SkipHead([coarse, fine], 2)
-    torch.nn.init.normal_(two.score["coarse"].weight)
-    one.score["coarse"].load_state_dict(two.score["coarse"].state_dict())
-    features = {"coarse": torch.randn(1, 4, 6, 6), "fine": torch.randn(1, 3, 12, 12)}
-    inside = slice(48, -48)
-    step_by_step, at_once = two(features, (192, 192)), one(features, (192, 192))
-    scored = one.score["coarse"](features["coarse"])
-    twice = two.upscore[1](two.upscore[0](scored))
-    assert torch.allclose(step_by_step, twice, atol=1e-5)
-    assert (step_by_step - at_once)[..., inside, inside].abs().max() < at_once.abs().max()
-
-
 def test_at_once_scales_the_finer_taps(meta):
     scaled, plain = meta(fcn8s_at_once, "vgg16", 3), meta(fcn8s, "vgg16", 3)
     assert scaled.heads["semantic"].scales == [1.0, 0.01, 0.0001]
     assert plain.heads["semantic"].scales == [1.0, 1.0, 1.0]
-
-
-def test_scales_reach_the_logits():
-    tap = Tap("only", 1, *[Field().through(LayerSpec(2, 2, ceil=True))] * 2)
-    quiet, loud = SkipHead([tap], 1, scales=[0.01]), SkipHead([tap], 1)
-    for head in (quiet, loud):
-        torch.nn.init.ones_(head.score["only"].weight)
-    features = {"only": torch.rand(1, 1, 4, 4)}
-    assert torch.allclose(quiet(features, (8, 8)) * 100, loud(features, (8, 8)), atol=1e-6)
 
 
 def test_several_tasks_share_a_trunk():
@@ -174,147 +144,6 @@ def test_normalisation_is_inside():
     model.trunk.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
     model(model.mean.expand(1, 3, 8, 8).clone())
     assert seen[0].abs().max() < 1e-6
-
-
-def test_folder_round_trip(tmp_path):
-    torch.manual_seed(0)
-    model = fcn8s("resnet18", 3, context=16).eval()
-    torch.nn.init.normal_(model.heads["semantic"].score["context"].weight)
-    model.labels["semantic"] = LabelSet.of(["sky", "tree", "road"], [(1, 2, 3), (4, 5, 6), (7, 8, 9)])
-    model.save_pretrained(tmp_path / "model")
-    again = FCN.from_pretrained(tmp_path / "model")
-    image = torch.rand(1, 3, 37, 41) * 255
-    assert torch.equal(model(image), again(image))
-    assert again.labels == model.labels
-    assert again.config == model.config
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("saved") / "model"
-    fcn32s("resnet18", 2).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def damaged(saved, tmp_path):
-    """A copy of a good model folder, for one test to break."""
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for path in saved.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    return folder
-
-
-def renamed(record, task):
-    """Call the only task otherwise."""
-    record["model"]["tasks"] = {task: 2}
-    record["labels"] = {task: record["labels"]["semantic"]}
-
-
-def edit(folder, change):
-    record = json.loads((folder / "config.json").read_text())
-    change(record)
-    (folder / "config.json").write_text(json.dumps(record))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda record: record.pop("format"), "not written by fullconv"),
-        (lambda record: record.update(schema=99), "schema 99, this version reads 1"),
-        (lambda record: record["model"].update(trunk="resnet34"), "does not fit its config.json"),
-        (lambda record: record["model"].update(trunk="resnet19"), "unknown trunk 'resnet19'"),
-        (lambda record: record["model"].update(colour="red"), "not a valid model configuration"),
-        (lambda record: record["model"].update(tasks={"semantic": 3}), "its table of names does not"),
-        (lambda record: record.pop("labels"), "not a valid model configuration"),
-        (lambda record: record["model"].update(value_range=[0, 0]), "config.json: not a valid .*ascending"),
-        (lambda record: record["model"].update(value_range=[0, float("inf")]), "config.json: not a valid .*ascending"),
-        (lambda record: renamed(record, "a.b"), "config.json: cannot be built here: .*module name"),
-        (
-            lambda record: record["model"].update(in_channels=10**15, normalisation=None),
-            "config.json: cannot be built here",
-        ),
-        (lambda record: record["model"].update(trunk="timm:x", context="fc"), "config.json: cannot be built here"),
-    ],
-)
-def test_a_wrong_configuration_is_named(damaged, change, message):
-    edit(damaged, change)
-    with pytest.raises(ModelError, match=message):
-        FCN.from_pretrained(damaged)
-
-
-def test_weights_that_may_not_be_read_are_not_called_damaged(damaged, monkeypatch):
-    real = Path.open
-
-    def refused(path, *arguments, **options):
-        if path.suffix == ".safetensors":
-            raise PermissionError(13, "Permission denied")
-        return real(path, *arguments, **options)
-
-    monkeypatch.setattr(Path, "open", refused)
-    with pytest.raises(ModelError, match=r"model\.safetensors: cannot be read \(Permission denied\)"):
-        FCN.from_pretrained(damaged)
-
-
-def test_missing_and_truncated_files_are_named(damaged, tmp_path):
-    weights = damaged / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ModelError, match=r"model\.safetensors: damaged"):
-        FCN.from_pretrained(damaged)
-    weights.unlink()
-    with pytest.raises(ModelError, match=r"model\.safetensors: missing"):
-        FCN.from_pretrained(damaged)
-    for text in ("{", "[" * 100_000):
-        (damaged / "config.json").write_text(text)
-        with pytest.raises(ModelError, match=r"config\.json: cannot be read"):
-            FCN.from_pretrained(damaged)
-    (damaged / "config.json").unlink()
-    with pytest.raises(ModelError, match=r"config\.json: missing"):
-        FCN.from_pretrained(damaged)
-    with pytest.raises(ModelError, match="no such model folder"):
-        FCN.from_pretrained(tmp_path / "nowhere")
-
-
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UsageError, match="cannot be written"):
-        fcn32s("resnet18", 2).save_pretrained(tmp_path / "file" / "model")
-
-
-def test_a_full_disk_leaves_the_model_that_was_there(tmp_path, small_files):
-    model = fcn32s("small", 2)
-    model.save_pretrained(tmp_path)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with (
-        small_files(1000),
-        pytest.raises(
-            UsageError, match=r"model\.safetensors: cannot be written: .*File too large.*; make room, or choose"
-        ),
-    ):
-        fcn32s("small", 3).save_pretrained(tmp_path)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"num_classes": 0}, "option tasks.semantic"),
-        ({"num_classes": 2, "finest_stride": 5}, "finest stride 5 is not one of this trunk's: 2, 4, 8, 16, 32"),
-        ({"num_classes": 2, "paddin": "same"}, "option paddin"),
-        ({"num_classes": 2, "dropout": 1.5}, "option dropout"),
-    ],
-)
-def test_wrong_options_are_named(options, message):
-    with pytest.raises(UsageError, match=message):
-        fcn("resnet18", **options)
-
-
-def test_taps_that_stop_short_are_refused():
-    short = Tap("short", 1, *[Field().through(LayerSpec(2, 2))] * 2)
-    with pytest.raises(GeometryError):
-        SkipHead([short], 2)
 
 
 def test_a_hand_made_network_predicts_but_is_not_saved(tmp_path):
@@ -389,19 +218,3 @@ def test_global_context_is_a_bias_of_the_whole_image(tmp_path):
     torch.testing.assert_close(difference, bias.expand_as(difference), rtol=1e-4, atol=1e-5)
     model.save_pretrained(tmp_path)
     assert torch.equal(FCN.from_pretrained(tmp_path)(image), model(image))
-
-
-def test_scaled_skips_are_not_known_for_finer_taps():
-    with pytest.raises(UsageError, match="factors for the strides 16 and 8, but finest_stride is 4"):
-        fcn4s("small", 3, scaled_skips=True)
-
-
-def test_a_model_whose_trunk_is_not_installed_is_whole(tmp_path, monkeypatch):
-    fcn8s("small", 2, context="none").save_pretrained(tmp_path)
-
-    def missing(name, **options):
-        raise UsageError(f"trunk timm:{name} needs timm: pip install 'fullconv[timm]'")
-
-    monkeypatch.setattr(importlib.import_module("fullconv.models.fcn"), "build_trunk", missing)
-    with pytest.raises(ModelError, match=r"config\.json: cannot be built here: trunk timm:small needs timm: pip"):
-        FCN.from_pretrained(tmp_path)

@@ -9,20 +9,12 @@ import pytest
 
 from commands import call
 from fullconv import fcn8s, open_dataset, train
-from fullconv.data import write_shapes
 from fullconv.errors import UsageError
 from fullconv.training.events import Events
 from fullconv.training.interrupt import Interrupted
 from fullconv.training.runlog import RunLog
 
 SETTINGS = {"model.trunk": "small", "model.context": "none", "data.crop": 32, "evaluations": 2, "tensorboard": True}
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shapes")
-    write_shapes(folder, count=12, sizes=(40, 48))
-    return folder
 
 
 def test_curves_and_pictures(shapes, tmp_path):

@@ -3,7 +3,11 @@
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import threading
+import time
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -19,6 +23,7 @@ from fullconv.training.config import load_config
 from fullconv.training.feed import naming_dead_workers
 from fullconv.training.interrupt import Abandoned, Interrupt, deaf_to_signals, interruptible, leaving_passes
 from fullconv.training.network import build_model
+from training.stopped_runs import settings
 
 TINY = {"model.trunk": "small", "model.context": "none", "data.crop": 32}
 
@@ -187,3 +192,41 @@ def test_a_handler_that_is_not_pythons_stays(monkeypatch):
 def test_an_interruption_comes_from_another_process_as_it_was():
     error = pickle.loads(pickle.dumps(fullconv.Interrupted(signal.SIGTERM, "SIGTERM: saved")))
     assert (error.number, error.exit_code, str(error)) == (signal.SIGTERM, 143, "SIGTERM: saved")
+
+
+def test_a_signal_to_the_whole_group_does_not_kill_the_workers(shapes, tmp_path):
+    """As a terminal, torchrun and most schedulers send it; workers that die would be an error of the run's."""
+    words = ["train", shapes, "--out", tmp_path / "run", "--epochs", 1000, *settings(**{"data.workers": 2})]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fullconv", *map(str, words)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        began = time.monotonic()
+        while not (tmp_path / "run" / "last" / "model.safetensors").is_file():
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() - began < 120
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGTERM)
+        output, _ = process.communicate(timeout=60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 143, output
+    assert "SIGTERM: saved" in output and list((tmp_path / "run" / "checkpoints").glob("*.ckpt"))
+
+
+def test_workers_end_with_a_process_that_has_forgotten_them(shapes):
+    """As after an error in a notebook, whose traceback holds them to the end."""
+    program = (
+        "from fullconv import open_dataset; from fullconv.training.feed import build_feed; "
+        "from fullconv.training.config import load_config; "
+        "changes = {'data.workers': 2, 'data.crop': 32, 'data.batch_size': 2, 'model.trunk': 'small'}; "
+        f"feed = build_feed(open_dataset({str(shapes)!r}), load_config('modern', changes)); "
+        "batches = iter(feed.loader); next(batches)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

@@ -2,18 +2,8 @@ import pytest
 import torch
 
 from fullconv import fcn8s
-from fullconv.errors import NotFinite
-from fullconv.training.config import OptimSection, load_config
-from fullconv.training.optim import (
-    WeightAverage,
-    build_optimiser,
-    parameter_groups,
-    rate_factor,
-    trunk_layers,
-)
-from fullconv.training.runtime import Runtime
-from fullconv.training.state import TrainState, check_weights
-from fullconv.training.step import check_step, class_weights
+from fullconv.training.config import OptimSection
+from fullconv.training.optim import WeightAverage, build_optimiser, parameter_groups, rate_factor, trunk_layers
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +63,6 @@ def test_layers_are_convolutions_or_blocks(on_meta, name, layers):
         assert {rate[id(parameter)] for parameter in layer} == {0.5 * 0.5**below}
 
 
-def test_class_weights():
-    pixels = torch.tensor([4000, 1000, 10, 0])
-    assert class_weights(pixels, 0.0).tolist() == [1, 1, 1, 1]
-    whole = class_weights(pixels, 1.0)
-    assert torch.allclose(whole[:3] * pixels[:3], torch.full((3,), 1000.0)), "every class weighs the same in all"
-    assert torch.allclose(class_weights(pixels, 0.5) ** 2, whole)
-    assert class_weights(torch.zeros(2, dtype=torch.long), 1.0).tolist() == [1, 1]
-
-
 @pytest.mark.parametrize("schedule", ["poly", "onecycle", "constant"])
 def test_schedules_rise_then_do_not_rise_again(schedule):
     optim = OptimSection(schedule=schedule, warmup=0.1)
@@ -112,43 +93,11 @@ def test_average_follows_a_slow_reference():
     assert not any(parameter.requires_grad for parameter in average.model.parameters())
 
 
-def test_a_loss_that_is_no_number_stops_the_run():
-    check_step([1.0], [["a"]], 1.0, 1.0)
-    nan, inf = float("nan"), float("inf")
-    with pytest.raises(NotFinite, match=r"the loss is nan on images b, c: lower optim\.rate"):
-        check_step([1.0, nan], [["a"], ["b", "c"]], nan, nan)
-    with pytest.raises(NotFinite, match="the loss is not finite on another rank"):
-        check_step([1.0], [["a"]], inf, nan)
-    with pytest.raises(NotFinite, match="the gradient's norm is inf in a step on images a, b, c: lower"):
-        check_step([1.0, 1.0], [["a"], ["b", "c"]], 2.0, inf)
-
-
-@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf"), 1e30])
-def test_weights_that_are_no_numbers_are_not_written(number):
-    tensors = [torch.zeros(0), torch.tensor(7), torch.full((2, 3), -1e18), torch.ones(4)]
-    check_weights(tensors, Runtime(device="cpu"))
-    tensors[2][1, 1] = number
-    with pytest.raises(NotFinite, match=r"the norm of the weights is not finite, and they were not written"):
-        check_weights(tensors, Runtime(device="cpu"))
-
-
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
 def test_a_step_is_one_pass_over_the_weights(model, optimiser):
     """But for shares of them."""
     assert build_optimiser(model, OptimSection(optimiser=optimiser)).defaults["fused"]
     assert not build_optimiser(model, OptimSection(optimiser=optimiser, sharded=True)).defaults["fused"]
-
-
-def test_of_the_state_of_a_rank_that_writes_nothing_only_its_own_is_looked_at():
-    """The rest is the first one's; running statistics may be each one's own."""
-    runtime, network = Runtime(device="cpu"), fcn8s("small", 3, context="none")
-    runtime.rank, runtime.of_each = 1, lambda number: [number, number]
-    state = TrainState(network, load_config("modern"), 2, 4, runtime)
-    names = state.checkpoint(0.0).tensors.keys()
-    assert names and all("running_" in name for name in names)
-    next(buffer for name, buffer in network.named_buffers() if "running_var" in name).fill_(torch.inf)
-    with pytest.raises(NotFinite):
-        state.checkpoint(0.0)
 
 
 def test_adams_memory_is_as_long_as_ever():

@@ -1,20 +1,37 @@
 """What a person sees of a run."""
 
 import io
+import os
 import re
+import shutil
+import signal
 import sys
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-from fullconv import fcn8s
+from fullconv import load, train
+from fullconv.data import DataSource
+from fullconv.files.masks import MaskFile
+from fullconv.models import FCN
+from fullconv.training import loop, progress
 from fullconv.training import progress as module
-from fullconv.training.config import OptimSection
-from fullconv.training.progress import TrainingProgress, never_seen, one_class_only, rate_in_words
-from fullconv.training.state import TrainState, dead_scores
+from fullconv.training.config import OptimSection, load_config
+from fullconv.training.feed import build_feed, median_side
+from fullconv.training.interrupt import Interrupted
+from fullconv.training.network import build_model
+from fullconv.training.progress import TrainingProgress, describe, never_seen, one_class_only, rate_in_words
+from fullconv.training.runtime import Runtime
+from fullconv.training.state import TrainState
+from training.short_runs import TINY, opened_shapes
 
 NAMES = ["background", "cat"]
+
+shapes = pytest.fixture(opened_shapes, scope="module")
 
 
 class Terminal(io.StringIO):
@@ -162,22 +179,6 @@ def test_one_class_everywhere(predicted, said):
         assert "every pixel was predicted as background in the last 3 evaluations" in lines[0]
 
 
-def test_scores_without_gradient():
-    model = fcn8s("small", num_classes=2, context="none").eval()
-    image, target = torch.rand(1, 3, 32, 32), torch.ones(1, 32, 32, dtype=torch.long)
-    torch.nn.functional.cross_entropy(model(image), target).backward()
-    assert dead_scores(model) == []
-    with torch.no_grad():
-        for parameter in model.trunk.parameters():
-            parameter.zero_()
-    model.zero_grad()
-    torch.nn.functional.cross_entropy(model(image), target).backward()
-    assert "the scores of semantic get no gradient" in dead_scores(model)[0], "though their biases do"
-    model.zero_grad()
-    torch.nn.functional.cross_entropy(model(image), target - 101, ignore_index=-100, reduction="sum").backward()
-    assert dead_scores(model) == [], "no pixel is labelled"
-
-
 def test_rates_in_both_units():
     """The same steps: a rate on the sum is that rate × pixels on the mean."""
     heavy = rate_in_words(
@@ -206,3 +207,119 @@ def test_a_file_gets_plain_lines_whatever_the_environment_asks_for(monkeypatch, 
         progress.step(images=8, memory=3 << 29)
         progress.say("epoch 1/2")
     assert stream.getvalue() == "a line\nepoch 1/2\n"
+
+
+def test_the_rate_is_said_for_the_pixels_that_count(shapes):
+    """With ``keep``, and for whole images of other sizes, as many as there are in the mean."""
+    samples = shapes.dataset("train")
+    mean = sum(samples[index].target.numel() for index in range(len(samples))) / len(samples)
+    sgd = {**TINY, "optim.optimiser": "sgd", "data.keep": 0.25}
+    for crop, stride, area in ((48, 1, 48 * 48), ("none", 1, mean), (48, 4, 12 * 12)):
+        config = load_config("modern", {**sgd, "data.crop": crop, "optim.loss_stride": stride})
+        lines = describe(build_model(shapes, config), shapes, build_feed(shapes, config), config, Runtime(device="cpu"))
+        assert f"{4 * area / 4:,.0f} pixels a step" in lines[-1]
+
+
+def test_what_was_derived_is_said_with_its_reason(shapes):
+    source = replace(shapes, splits={"train": shapes.splits["train"][:2]})
+    config = load_config("modern", {**TINY, "data.batch_size": 40, "data.crop": "none"})
+    said = describe(build_model(source, config), source, build_feed(source, config), config, Runtime(device="cpu"))
+    assert "200 epochs of 2 images (1000 / √2 passes, at least 4, at most 200), 1 steps of 2 an epoch" in said
+    assert "whole images, as large as they are (data.scale is for crops)" in said
+    assert f"{source.labels.num_classes} classes; no val split: the last weights will be the best" in said
+    (line,) = (line for line in said if line.startswith("the trunk starts from random weights: --trunk-weights takes"))
+    assert "may hardly learn" not in line
+
+
+def test_small_images_are_enlarged_and_that_is_said(shapes, tmp_path, capsys):
+    settings = {"model.trunk": "small", "model.context": "none", "data.batch_size": 4}
+    result = train(shapes, tmp_path / "run", epochs=1, settings=settings)
+    said = capsys.readouterr().err
+    side = median_side(shapes)
+    assert f"images seen 2 times as large: median shorter side {side}, to about 384, at most 2 times" in said
+    assert "crops of 128×128: the median shorter side as seen" in said
+    model = FCN.from_pretrained(result.run / "best")
+    assert model.input_scale == 2
+    assert load(result.run).predict(np.zeros((31, 17), np.uint8)).labels.shape == (31, 17)
+
+
+@pytest.mark.parametrize(("trunk", "warned"), [("small", True), ("alexnet", False)])
+def test_frozen_statistics_of_random_weights_are_warned_of(shapes, trunk, warned):
+    settings = {**TINY, "model.trunk": trunk, "model.context": "none", "optim.batch_norm": "frozen"}
+    config = load_config("modern", settings)
+    said = describe(build_model(shapes, config), shapes, build_feed(shapes, config), config, Runtime(device="cpu"))
+    assert any("may hardly learn" in line for line in said) == warned
+
+
+@pytest.mark.parametrize(("crop", "larger", "room"), [(8, 1, "48"), (8, 2, "192"), (16, 1, None)])
+def test_large_images_are_said_to_have_room_for_patches(shapes, monkeypatch, crop, larger, room):
+    """Here of 48×64 pixels each."""
+    monkeypatch.setattr(progress, "mean_area", lambda source: 48 * 64)
+    config = load_config("modern", {**TINY, "data.crop": crop, "model.input_scale": larger})
+    feed = build_feed(shapes, config)
+    said = "\n".join(describe(build_model(shapes, config), shapes, feed, config, Runtime(device="cpu")))
+    assert ("data.patches=uniform" in said) == (room is not None)
+    assert room is None or f"an image has room for {room} crops" in said
+
+
+def test_what_rare_classes_count_is_said(shapes, tmp_path, capsys):
+    train(shapes, tmp_path / "run", epochs=0.01, settings={**TINY, "optim.balance": 0.2})
+    line = re.search(r"a pixel counts from ([\d.]+) \(\w+\) to ([\d.]+) \(\w+\): rare", capsys.readouterr().err)
+    assert float(line[1]) < 1 < float(line[2])
+
+
+def test_a_class_without_a_pixel_is_named(shapes, tmp_path, monkeypatch, capsys):
+    real = DataSource.class_pixels
+
+    def without_the_last(source, split):
+        counts = real(source, split)
+        return counts * (torch.arange(len(counts)) < len(counts) - 1)
+
+    monkeypatch.setattr(DataSource, "class_pixels", without_the_last)
+    train(shapes, tmp_path / "run", settings=TINY, epochs=1)
+    assert f"warning: no training mask holds {shapes.labels.names[-1]}:" in capsys.readouterr().err
+
+
+def test_images_that_are_trained_on_and_scored_are_mentioned(shapes, tmp_path, capsys):
+    both = shapes.splits["train"][:2]
+    again = [replace(record, mask=MaskFile(Path(shutil.copy(record.mask.path, tmp_path)))) for record in both]
+    leaky = replace(shapes, splits={"train": shapes.splits["train"], "val": (*shapes.splits["val"], *again)})
+    train(leaky, tmp_path / "run", settings=TINY, epochs=1)
+    said = f"warning: 2 of the {len(leaky.splits['val'])} val images are trained on, too, such as {both[0].stem}:"
+    assert said in capsys.readouterr().err
+    train(shapes, tmp_path / "sound", settings=TINY, epochs=1)
+    assert "trained on, too" not in capsys.readouterr().err
+
+
+def test_every_step_is_shown(shapes, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SILENCE", -1)
+    train(shapes, tmp_path / "run", settings={**TINY, "data.batch_size": 5}, epochs=1)
+    shown = re.findall(r"step (\d)/2  loss [\d.]+ .*images/s  ([\d.]+) GiB", capsys.readouterr().err)
+    assert [step for step, _ in shown] == ["1", "2"] and all(0 < float(memory) < 64 for _, memory in shown)
+
+
+def test_time_and_steps_are_counted_from_the_beginning_of_the_run(shapes, tmp_path, monkeypatch, capsys):
+    """Each step takes a second; the run is stopped after the fourth of twelve."""
+    now, steps, real = [0.0], [], loop.train_step
+    source = replace(shapes, splits={"train": shapes.splits["train"][:6]})
+    settings = {**TINY, "data.batch_size": 1}
+
+    def step(*arguments):
+        now[0] += 1
+        steps.append(now[0])
+        loss = real(*arguments)
+        if len(steps) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss
+
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(progress, "SILENCE", 0.5)
+    monkeypatch.setattr(loop, "train_step", step)
+    with pytest.raises(Interrupted):
+        train(source, tmp_path / "run", settings=settings, epochs=2)
+    now[0] = 100.0
+    capsys.readouterr()
+    result = train(source, resume=tmp_path / "run")
+    shown = re.findall(r"step (\d+)/12", capsys.readouterr().err)
+    assert shown == [str(number) for number in range(5, 13)]
+    assert result.seconds == 12

@@ -14,18 +14,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from commands import WARM, start
-from fullconv import fcn8s, train
-from fullconv.data import Batch, open_dataset, write_shapes
-from fullconv.errors import UsageError
+from commands import free_port, start
+from fullconv import train
+from fullconv.data import open_dataset, write_shapes
 from fullconv.evaluation import evaluate
 from fullconv.models import FCN
-from fullconv.training import runtime
-from fullconv.training.config import load_config
-from fullconv.training.feed import EpochSampler, StepBatches
-from fullconv.training.runtime import Runtime
-from fullconv.training.state import TrainState
-from fullconv.training.step import Objective, train_step
 
 SETTINGS = {
     "model.trunk": "small",
@@ -52,12 +45,6 @@ def shapes(tmp_path_factory):
 def command(data, run, settings):
     changes = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     return ["train", data, "--out", run, *changes]
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return str(free.getsockname()[1])
 
 
 def train_on_two_ranks(words, output, code=0, meanwhile=None, restarts=0):
@@ -256,67 +243,6 @@ def test_a_signal_to_one_rank_ends_both(shapes, tmp_path, more):
 
 
 @pytest.mark.slow
-def test_each_of_two_ranks_holds_half(tmp_path):
-    """Of weights and of the optimiser's two numbers for each, after a step."""
-    shares = [json.loads(path.read_text()) for path in written_by_two_ranks(write_share, tmp_path)]
-    for share in shares:
-        assert share["weights"] < 0.6 * share["all"] and share["optimiser"] < 0.6 * 2 * share["all"], share
-    assert sum(share["weights"] for share in shares) == shares[0]["all"]
-
-
-def written_by_two_ranks(write, folder):
-    """Call a function as each of two ranks, with the rank and a file to write, and return the files."""
-    port, files = free_port(), [folder / "0", folder / "1"]
-    ranks = [WARM.Process(target=as_rank, args=(write, rank, port, file)) for rank, file in enumerate(files)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(150)
-        rank.kill()
-    return files
-
-
-def as_rank(write, rank, port, path):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    write(rank, path)
-
-
-def write_share(_, path):
-    """Take a step as one of two ranks that share a network's weights; write how many numbers this one holds."""
-    config = load_config("modern", {"optim.sharded": True, "optim.batch_norm": "frozen"})
-    model, runtime = fcn8s("small", 4, context="none"), Runtime(device="cpu")
-    runtime.prepare(model)
-    state = TrainState(model, config, 2, 4, runtime)
-    batch = Batch(torch.rand(2, 3, 64, 64) * 255, torch.randint(0, 4, (2, 64, 64)), ("a", "b"))
-    train_step(model, [batch], state.optimiser, Objective(config, runtime, {"semantic": torch.ones(4)}))
-
-    def held(tensors):
-        return sum(tensor.to_local().numel() for tensor in tensors if tensor.ndim)
-
-    kept = [value for numbers in state.optimiser.state.values() for value in numbers.values()]
-    share = {"weights": held(model.parameters()), "all": sum(p.numel() for p in model.parameters())}
-    path.write_text(json.dumps(share | {"optimiser": held(kept)}))
-
-
-@pytest.mark.slow
-def test_ranks_whose_weights_lie_otherwise_have_the_same(tmp_path):
-    """As on two machines, of which one has more instructions."""
-    one, two = (torch.load(path, weights_only=True) for path in written_by_two_ranks(write_weights, tmp_path))
-    for name, weight in one.items():
-        assert torch.equal(weight, two[name]), name
-
-
-def write_weights(rank, path):
-    """Write what one of two ranks has of another's weights, after they were drawn differently."""
-    runtime.fastest_layout = lambda *_: (torch.contiguous_format, torch.channels_last)[rank]
-    torch.manual_seed(rank)
-    model = fcn8s("small", 4, context="none")
-    Runtime(device="cpu").prepare(model)
-    torch.save(model.state_dict(), path)
-
-
-@pytest.mark.slow
 def test_what_two_ranks_see_of_the_validation_split_is_what_one_sees(shapes, tmp_path):
     """An odd number of images, by weights that do not move: the very histogram."""
     source = open_dataset(shapes)
@@ -405,26 +331,3 @@ def test_ranks_agree_that_they_were_started_again(shapes, tmp_path):
     kill_two_ranks(words, run, tmp_path / "run.txt")
     train_on_two_ranks(words, tmp_path / "again.txt", restarts=(0, 1))
     assert (run / "summary.json").is_file()
-
-
-@pytest.mark.parametrize(("batch_size", "accumulate", "ranks"), [(4, 1, 2), (4, 2, 2), (3, 2, 3), (5, 2, 1), (4, 3, 2)])
-def test_ranks_share_every_step_without_overlap(batch_size, accumulate, ranks):
-    def batches(rank, number):
-        sampler = EpochSampler(50, seed=1)
-        sampler.set_epoch(3)
-        return StepBatches(sampler, batch_size, batch_size * accumulate, rank, number)
-
-    alone = batches(0, 1)
-    step = batch_size * accumulate
-    order = [key for batch in alone for key in batch]
-    assert len(order) == 50 // step * step and all(len(batch) <= batch_size for batch in alone)
-    shares = [[key for batch in batches(rank, ranks) for key in batch] for rank in range(ranks)]
-    share = step // ranks
-    for number in range(50 // step):
-        together = [key for keys in shares for key in keys[number * share : (number + 1) * share]]
-        assert together == order[number * step : (number + 1) * step]
-
-
-def test_a_step_that_cannot_be_shared():
-    with pytest.raises(UsageError, match="a step of 5 images cannot be shared by 2 ranks"):
-        StepBatches(EpochSampler(50, seed=1), 5, 5, 1, 2)

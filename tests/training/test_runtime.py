@@ -1,22 +1,22 @@
-"""What the runtime changes in a network computes the same."""
+"""Which process this is of how many, and what they make of one network."""
 
 import copy
+import json
+import os
 
 import pytest
 import torch
 from torch import nn
 
+from commands import WARM, free_port
+from fullconv import fcn8s
+from fullconv.data import Batch
 from fullconv.errors import UsageError
-from fullconv.training import kernels, runtime
+from fullconv.training import runtime
+from fullconv.training.config import load_config
 from fullconv.training.runtime import Runtime
-
-
-@pytest.fixture
-def layer(monkeypatch):
-    """A convolution that counts as one of many weights."""
-    monkeypatch.setattr(kernels, "MANY_WEIGHTS", 1)
-    torch.manual_seed(0)
-    return nn.Conv2d(6, 16, (5, 3))
+from fullconv.training.state import TrainState
+from fullconv.training.step import Objective, train_step
 
 
 def test_ranks_leave_out_what_they_will_each_for_itself():
@@ -28,54 +28,6 @@ def test_ranks_leave_out_what_they_will_each_for_itself():
         one.seed(0, 1)
         seeds.append(torch.initial_seed())
     assert seeds[0] != seeds[1]
-
-
-def prepared(layer, precision="bf16"):
-    network = nn.Sequential(copy.deepcopy(layer))
-    Runtime(precision, device="cpu").prepare(network)
-    return network
-
-
-def passes(network, images, direction):
-    images = images.clone().requires_grad_()
-    network.zero_grad()
-    output = network(images)
-    output.backward(direction.to(output.dtype))
-    return [output.detach(), images.grad, network[0].weight.grad, network[0].bias.grad]
-
-
-@pytest.mark.parametrize("size", [(5, 3), (9, 12)])
-def test_few_cells_of_many_weights_are_a_product(layer, monkeypatch, size):
-    images = torch.randn(2, 6, *size)
-    direction = torch.randn(2, 16, size[0] - 4, size[1] - 2)
-    exact = passes(nn.Sequential(copy.deepcopy(layer)).double(), images.double(), direction.double())
-    network = copy.deepcopy(prepared(layer))  # As the averaged network is one.
-    monkeypatch.setattr(nn.Conv2d, "forward", None)  # It is not convolved.
-    with torch.autocast("cpu", torch.bfloat16):
-        found = passes(network, images, direction)
-    for one, other in zip(found, exact, strict=True):
-        torch.testing.assert_close(one.double(), other, rtol=0.02, atol=0.02 * float(other.abs().max()))
-
-
-@pytest.mark.parametrize(("size", "autocast"), [((9, 12), False), ((44, 44), True)])
-def test_fp32_and_many_cells_are_convolved_as_ever(layer, size, autocast):
-    images, direction = torch.randn(1, 6, *size), torch.randn(1, 16, size[0] - 4, size[1] - 2)
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        expected = passes(prepared(layer, "fp32"), images, direction)
-        found = passes(prepared(layer), images, direction)
-    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
-
-
-@pytest.mark.parametrize("options", [{"stride": 2}, {"padding": 1}, {"dilation": 2}, {"groups": 2}])
-def test_other_convolutions_stay(layer, options):
-    assert "forward" not in vars(prepared(nn.Conv2d(6, 16, 3, **options))[0])
-
-
-def test_only_bf16_and_many_weights_matter(layer, monkeypatch):
-    assert "forward" in vars(prepared(layer)[0])
-    assert "forward" not in vars(prepared(layer, "fp32")[0])
-    monkeypatch.undo()
-    assert "forward" not in vars(prepared(layer)[0])
 
 
 @pytest.mark.parametrize("kind", ["BatchNorm2d", "BatchNormAct2d"])
@@ -105,18 +57,6 @@ def test_what_makes_a_step_fast_is_on(monkeypatch):
     assert all(layer.weight.is_contiguous(memory_format=torch.channels_last) for layer in network)
 
 
-@pytest.mark.parametrize(
-    ("capability", "kernel", "groups", "last"),
-    [("AVX2", 3, 1, False), ("AVX2", 1, 1, True), ("AVX2", 3, 4, True), ("AVX512", 3, 1, True)],
-)
-def test_dense_kernels_lie_as_they_are_fastest(monkeypatch, capability, kernel, groups, last):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    network = nn.Sequential(nn.Conv2d(4, 8, kernel, groups=groups))
-    network.register_buffer("map", torch.zeros(1, 4, 5, 6))
-    Runtime(device="cpu").prepare(network)
-    assert network.map.is_contiguous(memory_format=torch.channels_last) == last
-
-
 @pytest.mark.parametrize(("ranks", "first"), [(None, True), ("1", True), ("2", False)])
 def test_a_process_alone_writes_whatever_its_number(monkeypatch, ranks, first):
     """Some count their jobs with RANK."""
@@ -142,27 +82,62 @@ def test_what_is_wrong_with_the_processes_is_said(monkeypatch):
         Runtime()
 
 
-def test_relu6_in_place_is_torchs():
-    """Also where it is given 0, 6, no number, and nothing to learn from; of its input it keeps no copy."""
-    images = torch.randn(2, 3, 8, 8).mul_(5)
-    images.view(-1)[:5] = torch.tensor([0.0, 6.0, float("nan"), -0.0, float("inf")])
-    found, kept = [], []
-    for prepare in (False, True):
-        network = nn.Sequential(nn.Identity(), nn.ReLU6(inplace=True))
-        if prepare:
-            Runtime(device="cpu").prepare(network)
-        x = images.clone().requires_grad_()
-        saved = []
+@pytest.mark.slow
+def test_each_of_two_ranks_holds_half(tmp_path):
+    """Of weights and of the optimiser's two numbers for each, after a step."""
+    shares = [json.loads(path.read_text()) for path in written_by_two_ranks(write_share, tmp_path)]
+    for share in shares:
+        assert share["weights"] < 0.6 * share["all"] and share["optimiser"] < 0.6 * 2 * share["all"], share
+    assert sum(share["weights"] for share in shares) == shares[0]["all"]
 
-        def keep(tensor, saved=saved):
-            saved.append(tensor.data_ptr())
-            return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            y = network(x * 1)
-        y.backward(torch.arange(y.numel(), dtype=torch.float).view_as(y))
-        found.append((y, x.grad))
-        kept.append([pointer == y.data_ptr() for pointer in saved])
-        torch.testing.assert_close(network(images.clone()), y.detach(), rtol=0, atol=0, equal_nan=True)
-    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0, equal_nan=True)
-    assert kept[1] == [True] and kept[0] == [False]
+def written_by_two_ranks(write, folder):
+    """Call a function as each of two ranks, with the rank and a file to write, and return the files."""
+    port, files = free_port(), [folder / "0", folder / "1"]
+    ranks = [WARM.Process(target=as_rank, args=(write, rank, port, file)) for rank, file in enumerate(files)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(150)
+        rank.kill()
+    return files
+
+
+def as_rank(write, rank, port, path):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    write(rank, path)
+
+
+def write_share(_, path):
+    """Take a step as one of two ranks that share a network's weights; write how many numbers this one holds."""
+    config = load_config("modern", {"optim.sharded": True, "optim.batch_norm": "frozen"})
+    model, runtime = fcn8s("small", 4, context="none"), Runtime(device="cpu")
+    runtime.prepare(model)
+    state = TrainState(model, config, 2, 4, runtime)
+    batch = Batch(torch.rand(2, 3, 64, 64) * 255, torch.randint(0, 4, (2, 64, 64)), ("a", "b"))
+    train_step(model, [batch], state.optimiser, Objective(config, runtime, {"semantic": torch.ones(4)}))
+
+    def held(tensors):
+        return sum(tensor.to_local().numel() for tensor in tensors if tensor.ndim)
+
+    kept = [value for numbers in state.optimiser.state.values() for value in numbers.values()]
+    share = {"weights": held(model.parameters()), "all": sum(p.numel() for p in model.parameters())}
+    path.write_text(json.dumps(share | {"optimiser": held(kept)}))
+
+
+@pytest.mark.slow
+def test_ranks_whose_weights_lie_otherwise_have_the_same(tmp_path):
+    """As on two machines, of which one has more instructions."""
+    one, two = (torch.load(path, weights_only=True) for path in written_by_two_ranks(write_weights, tmp_path))
+    for name, weight in one.items():
+        assert torch.equal(weight, two[name]), name
+
+
+def write_weights(rank, path):
+    """Write what one of two ranks has of another's weights, after they were drawn differently."""
+    runtime.fastest_layout = lambda *_: (torch.contiguous_format, torch.channels_last)[rank]
+    torch.manual_seed(rank)
+    model = fcn8s("small", 4, context="none")
+    Runtime(device="cpu").prepare(model)
+    torch.save(model.state_dict(), path)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from fullconv.data import open_dataset
 from fullconv.errors import DataError
+from reference.three_images import TRUTHS, write_image, write_mask
 
 SIZE = (4, 6)
 WHOLE = {"train": ("bird", "cat", "dog"), "val": ("bird", "dog")}
@@ -110,3 +111,31 @@ def test_a_class_may_be_called_like_a_split(tmp_path, name):
     source = open_dataset(tmp_path)
     assert source.labels.names == ("background", *sorted(["bird", name, "dog"]))
     assert columns(source, next(iter(source.splits))) == ["bird", name, "dog", "background"]
+
+
+def test_a_mask_folder_for_every_class(tmp_path):
+    for stem, ids in TRUTHS.items():
+        write_image(tmp_path / "images" / f"{stem}.jpg")
+        for number, name in enumerate(["high", "low"]):
+            write_mask(tmp_path / "masks" / name / f"{stem}.png", (ids == 2 - number).astype(np.uint8) * 255)
+    source = open_dataset(tmp_path)
+    assert source.labels.names == ("background", "high", "low")
+    expected = np.array([0, 2, 1])
+    for record in (record for part in source.splits.values() for record in part):
+        assert np.array_equal(source.read_sample(record).target.numpy(), expected[TRUTHS[record.stem]])
+
+
+def test_lists_choose_among_class_folders_too(tmp_path):
+    for stem, ids in TRUTHS.items():
+        write_image(tmp_path / "images" / f"{stem}.png")
+        for number, name in enumerate(["low", "tall"], start=1):
+            write_mask(tmp_path / "masks" / name / f"{stem}.png", (ids == number).astype(np.uint8) * 255)
+    (tmp_path / "train.txt").write_text("c\na\n")
+    (tmp_path / "test.txt").write_text("b\nd\n")
+    with pytest.raises(DataError, match=r"test\.txt: names 'd', but no class folder of .*masks holds"):
+        open_dataset(tmp_path)
+    splits = open_dataset(tmp_path, strict=False).splits
+    assert {name: [record.stem for record in part] for name, part in splits.items()} == {
+        "train": ["c", "a"],
+        "test": ["b"],
+    }

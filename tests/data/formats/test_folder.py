@@ -14,6 +14,7 @@ from fullconv.doctor import refuse_bad
 from fullconv.errors import DataError
 from fullconv.files.masks import MaskFile
 from fullconv.files.pictures import ImageFile
+from reference.three_images import TRUTHS, one_hot, read_back, write_image, write_mask
 
 Write = type(open_dataset)
 
@@ -341,3 +342,22 @@ def test_splits_of_a_table_and_of_a_description_by_other_words(imitation: Write)
     ]
     (root / "table.csv").write_text("\n".join(["image,mask,split", *rows]))
     assert stems(open_dataset(root / "table.csv")) == {"train": ["a", "c"], "val": ["b"]}
+
+
+@pytest.mark.parametrize(
+    "form", [lambda ids: ids, lambda ids: one_hot(ids, 0), lambda ids: one_hot(ids, 2).astype(np.uint8)]
+)
+def test_arrays(tmp_path, form):
+    (tmp_path / "masks").mkdir()
+    for stem, ids in TRUTHS.items():
+        write_image(tmp_path / "images" / f"{stem}.jpg")
+        np.save(tmp_path / "masks" / f"{stem}.npy", form(ids))
+    read_back(tmp_path, "folder", ["class 0", "class 1", "class 2"])
+
+
+def test_colours_are_learned_where_there_is_no_table(tmp_path):
+    colours = np.array([(0, 0, 0), (0, 200, 0), (200, 0, 0)], np.uint8)
+    for stem, ids in TRUTHS.items():
+        write_image(tmp_path / "images" / f"{stem}.jpg")
+        write_mask(tmp_path / "masks" / f"{stem}.png", colours[ids])
+    read_back(tmp_path, "folder", ["#000000", "#00c800", "#c80000"])
