@@ -19,5 +19,5 @@ def test_wrong_options_are_named(options, message):
 
 
 def test_scaled_skips_are_not_known_for_finer_taps():
-    with pytest.raises(UsageError, match=r"factors for the strides 16 and 8, but finest_stride is 4"):
+    with pytest.raises(UsageError, match="factors for the strides 16 and 8, but finest_stride is 4"):
         fcn4s("small", 3, scaled_skips=True)

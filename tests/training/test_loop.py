@@ -88,7 +88,7 @@ def test_without_validation_the_last_weights_are_the_best(shapes, tmp_path):
         {"data.scale": [1, 1], "data.accumulate": 2, "optim.batch_norm": "frozen"},
     ],
 )
-def test_every_setting_is_followed(shapes, tmp_path, settings):
+def test_a_setting_makes_a_difference(shapes, tmp_path, settings):
     """Each of them alone, on top of those before it, ends elsewhere; but for the cache, which must not."""
     folders = [run(shapes, tmp_path / "none").run]
     for count, name in enumerate(settings, 1):

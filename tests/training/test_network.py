@@ -41,6 +41,23 @@ def test_a_model_to_start_from_brings_its_context(shapes, tmp_path):
     assert [report["classes"]["semantic"] for report in reports] == [list(shapes.labels.names), []]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("padding", "paper"),
+        ("dropout", 0.25),
+        ("global_context", 8),
+        ("context", 16),
+        ("finest_stride", 16),
+        ("scaled_skips", True),
+        ("learnable_upsampling", True),
+    ],
+)
+def test_the_network_is_what_the_settings_say(shapes, name, value):
+    model = build_model(shapes, load_config("modern", TINY | {f"model.{name}": value}))
+    assert getattr(model.config, name) == value
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 def test_less_is_kept_where_that_is_asked_for(shapes, recompute):
     model = build_model(shapes, load_config("modern", {**TINY, "model.recompute": recompute}))

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -72,6 +74,12 @@ def test_schedules_rise_then_do_not_rise_again(schedule):
     assert peak <= 11
     assert all(0 <= after <= before for before, after in zip(factors[peak:], factors[peak + 1 :], strict=False))
     assert factors[-1] == 1 if schedule == "constant" else factors[-1] < 0.05
+
+
+def test_one_cycle_ends_as_half_a_cosine():
+    optim = OptimSection(schedule="onecycle", warmup=0)
+    expected = [(1 + math.cos(math.pi * step / 100)) / 2 for step in range(100)]
+    assert [rate_factor(optim, step, 100) for step in range(100)] == pytest.approx(expected)
 
 
 def test_average_without_decay_is_the_network_itself(model):

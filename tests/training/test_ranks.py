@@ -18,7 +18,6 @@ from commands import free_port, start
 from fullconv import train
 from fullconv.data import open_dataset, write_shapes
 from fullconv.evaluation import evaluate
-from fullconv.models import FCN
 
 SETTINGS = {
     "model.trunk": "small",
@@ -133,6 +132,14 @@ def launched():
             process.wait(60)
 
 
+@pytest.fixture(scope="module")
+def begun(shapes, tmp_path_factory):
+    """A trained network: to fresh ones, with scores of zero, it makes no difference what gradients the trunk has."""
+    run = tmp_path_factory.mktemp("begun") / "run"
+    train(shapes, run, settings=SETTINGS | {"data.batch_size": 4, "epochs": 4, "optim.optimiser": "adamw"}, quiet=True)
+    return run
+
+
 def weights(run):
     return load_file(run / "last" / "model.safetensors")
 
@@ -151,10 +158,11 @@ def weights(run):
         ("synchronised", 4, 1, {"model.recompute": True}),
     ],
 )
-def test_two_ranks_equal_one(shapes, tmp_path, batch_norm, batch, accumulate, more):
+def test_two_ranks_equal_one(shapes, begun, tmp_path, batch_norm, batch, accumulate, more):
     """Twenty steps; with accumulation each rank takes one of the two batches, else half of the one."""
     settings = SETTINGS | {
         **more,
+        "model.init": str(begun),
         "epochs": 4,
         "optim.batch_norm": batch_norm,
         "data.batch_size": batch,
@@ -163,10 +171,15 @@ def test_two_ranks_equal_one(shapes, tmp_path, batch_norm, batch, accumulate, mo
     one = train(shapes, tmp_path / "one", settings=settings, quiet=True)
     output = train_on_two_ranks(command(shapes, tmp_path / "two", settings), tmp_path / "two.txt")
     expected, found = weights(tmp_path / "one"), weights(tmp_path / "two")
-    fresh = FCN.from_config(FCN.from_pretrained(tmp_path / "one" / "last").config).state_dict()
-    assert not torch.allclose(
-        fresh["heads.semantic.score.stage3.weight"], expected["heads.semantic.score.stage3.weight"]
-    )
+    # Of biases and normalisations, which do not decay: gradients alone move them, much further than may be apart.
+    before = load_file(begun / "best" / "model.safetensors")
+    moved = [
+        name
+        for name, value in expected.items()
+        if value.ndim == 1 and "running" not in name and not torch.allclose(before[name], value, rtol=0, atol=1e-4)
+    ]
+    assert any(name.startswith("heads") for name in moved)
+    assert any(name.startswith("trunk") for name in moved) == (more.get("optim.trunk_rate") != 0)
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: name + text)
     losses = [
@@ -190,11 +203,12 @@ def same_weights(one, other):
 @pytest.mark.slow
 def test_a_killed_rank_is_started_again_and_ends_equal(shapes, tmp_path, launched):
     whole, run = tmp_path / "whole", tmp_path / "run"
-    train_on_two_ranks(command(shapes, whole, RESTARTED), tmp_path / "whole.txt")
-    process = launched(shapes, run, RESTARTED, "--max-restarts", "2")
+    settings = RESTARTED | {"epochs": 10}  # Enough of them for a rank to be killed before the last.
+    train_on_two_ranks(command(shapes, whole, settings), tmp_path / "whole.txt")
+    process = launched(shapes, run, settings, "--max-restarts", "2")
     while not (run / "checkpoints").is_dir():
         assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.05)
+        time.sleep(0.01)
     workers = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout
     os.kill(int(workers.split()[-1]), signal.SIGKILL)
     output, _ = process.communicate(timeout=150)
@@ -225,14 +239,14 @@ def test_killed_ranks_that_hold_a_share_each_go_on_and_end_equal(shapes, tmp_pat
 def test_a_signal_to_one_rank_ends_both(shapes, tmp_path, more):
     """In a step of eight passes; those of synchronised statistics are of both ranks. Resumed, the run ends equal."""
     settings = SETTINGS | {"data.batch_size": 1, "data.accumulate": 16, "epochs": 10, "data.crop": 64, **more}
+    settings |= {"checkpoint_minutes": 0}
     whole, run = tmp_path / "whole", tmp_path / "run"
     train_on_two_ranks(command(shapes, whole, settings), tmp_path / "whole.txt")
 
     def stop(ranks):
-        while "\nrate " not in (text := (tmp_path / "run.txt").read_text()):
-            assert all(rank.is_alive() for rank in ranks), text
+        while not list(run.glob("checkpoints/0*.ckpt")):
+            assert all(rank.is_alive() for rank in ranks), (tmp_path / "run.txt").read_text()
             time.sleep(0.01)
-        time.sleep(0.3)
         os.kill(ranks[1].pid, signal.SIGTERM)
 
     output = train_on_two_ranks(command(shapes, run, settings), tmp_path / "run.txt", code=143, meanwhile=stop)

@@ -11,10 +11,11 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fullconv import fcn8s, losses
+from fullconv import fcn8s
 from fullconv.data import Batch
 from fullconv.errors import FullconvError, NotFinite, UsageError
 from fullconv.models import FCN
+from fullconv.nn import strips
 from fullconv.training.config import OptimSection, load_config
 from fullconv.training.interrupt import Abandoned
 from fullconv.training.optim import build_optimiser
@@ -275,8 +276,8 @@ def test_what_is_said_of_both_losses_is_the_same_step(model, batch):
 
 def test_a_step_never_holds_the_logits(monkeypatch):
     """Of 150 classes: no tensor of it is as large."""
-    assert losses.STRIP_BYTES <= 128 << 20
-    monkeypatch.setattr(losses, "STRIP_BYTES", 1 << 16)
+    assert strips.STRIP_BYTES <= 128 << 20
+    monkeypatch.setattr(strips, "STRIP_BYTES", 1 << 16)
     network = fcn8s("small", num_classes=150, context="none")
     batch = Batch(torch.rand(2, 3, 96, 96) * 255, torch.randint(150, (2, 96, 96)), ("a", "b"), 255)
     config = load_config("modern", {"optim.loss_stride": 1})
