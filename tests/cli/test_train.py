@@ -39,6 +39,13 @@ def test_train_leaves_a_run_folder(shapes):
 # Bad input, each with its exit code, a name and a remedy.
 
 
+def test_a_rate_is_looked_for_in_a_folder_of_its_own(tmp_path):
+    for words in (["DATA"], ["--out", tmp_path / "rates"], ["DATA", "--out", tmp_path / "rates", "--resume", tmp_path]):
+        error = run("train", *words, "--find-lr", code=2).stderr
+        assert "--find-lr needs DATA and --out FOLDER, and no --resume" in error
+    assert not (tmp_path / "rates").exists()
+
+
 def test_missing_folder(tmp_path):
     error = train_on(tmp_path / "nowhere", tmp_path)
     assert "nowhere" in error

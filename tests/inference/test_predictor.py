@@ -130,7 +130,7 @@ def test_one_channel_networks_take_any_image():
         Predictor(fcn8s("small", 2, in_channels=1)).labels(torch.zeros(2, 20, 30))
 
 
-def test_arrays_of_channels_are_scaled():
+def test_arrays_of_channels_must_be_scaled():
     predictor = Predictor(fcn8s("small", 2, in_channels=2))
     image = np.zeros((20, 30, 2))
     image[5, 5, 1] = 255 + 1e-5

@@ -1,6 +1,5 @@
 """What TensorBoard is given is what the log says."""
 
-import builtins
 import json
 import os
 import signal
@@ -33,20 +32,6 @@ def test_curves_and_pictures(shapes, tmp_path):
     assert len(events.Scalars("rate")) == 3
     picture = events.Images(events.Tags()["images"][0])[-1]
     assert picture.step == 3 and picture.width > 4 * 40
-
-
-def test_without_the_package_nothing_is_trained(shapes, tmp_path, monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *rest):
-        if name.startswith("torch.utils.tensorboard"):
-            raise ModuleNotFoundError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UsageError, match=r"pip install 'fullconv\[tensorboard\]'"):
-        train(shapes, tmp_path / "run", settings=SETTINGS, epochs=1, quiet=True)
-    assert not (tmp_path / "run" / "last").exists()
 
 
 def test_a_disk_that_is_full_is_named(shapes, tmp_path, monkeypatch):

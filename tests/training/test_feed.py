@@ -68,7 +68,7 @@ def test_an_epoch_of_patches_is_all_of_them(shapes):
 
 
 @pytest.mark.parametrize("choice", ["uniform", "class", "foreground"])
-def test_patches_lie_where_they_are_asked_to(shapes, choice):
+def test_patches_are_as_many_as_there_is_room_for_and_chosen_as_asked(shapes, choice):
     config = load_config("modern", {**TINY, "data.patches": choice, "data.crop": 32, "model.input_scale": 2})
     drawn = build_feed(shapes, config).loader.dataset
     assert drawn.choice == choice

@@ -27,6 +27,17 @@ def test_what_cannot_be_resumed(shapes, tmp_path):
         train(resume=tmp_path / "run", epochs=3)
     with pytest.raises(UsageError, match="give a data set and a folder for the run"):
         train(shapes)
+    with pytest.raises(UsageError, match="give a data set and a folder for the run"):
+        train(out=tmp_path / "run")
+
+
+def test_a_run_on_an_opened_data_set_wants_it_again(shapes, tmp_path):
+    opened = open_dataset(shapes)
+    train(opened, tmp_path / "run", settings=TINY, epochs=1, quiet=True)
+    (tmp_path / "run" / "summary.json").unlink()  # As where it was stopped.
+    with pytest.raises(UsageError, match="on an opened data set; give it again as data"):
+        train(resume=tmp_path / "run", quiet=True)
+    assert train(opened, resume=tmp_path / "run", quiet=True).epochs == 1
 
 
 def test_what_cannot_begin_leaves_nothing(shapes, tmp_path, monkeypatch):
@@ -36,7 +47,7 @@ def test_what_cannot_begin_leaves_nothing(shapes, tmp_path, monkeypatch):
         with pytest.raises(UsageError, match="a step of 2 images cannot be shared by 3 ranks"):
             train(shapes, tmp_path / "run", settings=TINY | {"data.patches": "class"}, epochs=1, quiet=True)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
-    with pytest.raises(UsageError, match="tensorboard is not installed"):
+    with pytest.raises(UsageError, match=r"tensorboard is not installed: pip install 'fullconv\[tensorboard\]'"):
         train(shapes, tmp_path / "run", settings=TINY | {"tensorboard": True}, epochs=1, quiet=True)
     assert not (tmp_path / "run").exists()
     train(shapes, tmp_path / "run", settings=TINY, epochs=1, quiet=True)
