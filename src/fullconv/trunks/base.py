@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import UsageError
 from ..geometry import Field, LayerSpec
-from ..nn.convert import first_conv
+from ..nn.convert import first_conv, widen_first_conv
 from ..nn.trace import geometry_of
 
 Padding = Literal["paper", "same"]
@@ -186,6 +186,31 @@ class Stages(nn.ModuleDict):
     def save_memory(self) -> None:
         """Recompute from now on."""
         self.recompute = True
+
+
+def chained(
+    layers: nn.Sequential,
+    ends: Mapping[int, str],
+    context: tuple[str, nn.Module] | None,
+    *,
+    padding: Padding,
+    in_channels: int,
+    normalisation: Normalisation = NORMALISATIONS["imagenet"],
+) -> Trunk:
+    """Return the trunk of a classifier's chain of layers, which is changed in place.
+
+    Args:
+        layers: The chain, its first convolution for red, green, blue.
+        ends: Index of the last layer of each stage, and what its output is called.
+        context: As for :class:`Trunk`.
+        padding: ``paper`` or ``same``.
+        in_channels: Channels of the image.
+        normalisation: What the weights expect of red, green, blue.
+    """
+    layers = widen_first_conv(layers, in_channels)
+    margin = margin_for(layers, padding)
+    repad(layers, padding)
+    return Trunk(cut(layers, ends), context, normalisation=normalisation.for_channels(in_channels), margin=margin)
 
 
 def cut(layers: Iterable[nn.Module], names: Mapping[int, str]) -> Stages:

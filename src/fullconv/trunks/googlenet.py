@@ -4,8 +4,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from ..nn.convert import widen_first_conv
-from .base import NORMALISATIONS, Padding, Trunk, cut, margin_for, repad
+from .base import NORMALISATIONS, Padding, Trunk, chained
 from .context import Context, without_fc
 from .vgg import classifier_of
 from .weights import DOWNLOAD, Weights
@@ -23,17 +22,15 @@ def build(name: str, padding: Padding, in_channels: int, weights: Weights, conte
         for child, layer in classifier.named_children()
         if child not in ("aux1", "aux2", "avgpool", "dropout", "fc")
     )
-    layers = widen_first_conv(nn.Sequential(stem_to_5b), in_channels)
-    margin = margin_for(layers, padding)
-    repad(layers, padding)
     order = list(stem_to_5b)
     ends = ("conv1", "conv3", "inception3b", "inception4e", "inception5b")
-    body = cut(layers, {order.index(end): end for end in ends})
     # torchvision ported its weights from TensorFlow.
     normalisation = NORMALISATIONS["half" if weights is not None else "imagenet"]
-    return Trunk(
-        body,
+    return chained(
+        nn.Sequential(stem_to_5b),
+        {order.index(end): end for end in ends},
         without_fc(context, name, 1024, dropout),
-        normalisation=normalisation.for_channels(in_channels),
-        margin=margin,
+        padding=padding,
+        in_channels=in_channels,
+        normalisation=normalisation,
     )

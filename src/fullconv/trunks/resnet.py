@@ -2,8 +2,7 @@
 
 from torch import nn
 
-from ..nn.convert import widen_first_conv
-from .base import Normalisation, Padding, Trunk, cut, margin_for, repad
+from .base import Padding, Trunk, chained
 from .context import Context, without_fc
 from .vgg import classifier_of
 from .weights import Weights
@@ -14,14 +13,6 @@ def build(name: str, padding: Padding, in_channels: int, weights: Weights, conte
     classifier = classifier_of(name, weights)
     stem = [classifier.conv1, classifier.bn1, classifier.relu, classifier.maxpool]
     layers = nn.Sequential(*stem, classifier.layer1, classifier.layer2, classifier.layer3, classifier.layer4)
-    layers = widen_first_conv(layers, in_channels)
-    margin = margin_for(layers, padding)
-    repad(layers, padding)
-    body = cut(layers, {2: "conv1", 4: "layer1", 5: "layer2", 6: "layer3", 7: "layer4"})
-    channels = classifier.fc.in_features
-    return Trunk(
-        body,
-        without_fc(context, name, channels, dropout),
-        normalisation=Normalisation().for_channels(in_channels),
-        margin=margin,
-    )
+    ends = {2: "conv1", 4: "layer1", 5: "layer2", 6: "layer3", 7: "layer4"}
+    head = without_fc(context, name, classifier.fc.in_features, dropout)
+    return chained(layers, ends, head, padding=padding, in_channels=in_channels)

@@ -3,8 +3,7 @@
 from torch import nn
 
 from ..errors import UsageError
-from ..nn.convert import widen_first_conv
-from .base import Normalisation, Padding, Trunk, cut, margin_for, repad
+from .base import Padding, Trunk, chained
 from .context import Context, without_fc
 from .weights import DOWNLOAD, Weights, load_weights
 
@@ -26,15 +25,9 @@ def build(name: str, padding: Padding, in_channels: int, weights: Weights, conte
     layers = nn.Sequential(*stages)
     if weights is not None:
         load_weights(layers, weights)
-    layers = widen_first_conv(layers, in_channels)
-    repad(layers, padding)
-    body = cut(layers, {index: f"stage{index + 1}" for index in range(len(stages))})
-    return Trunk(
-        body,
-        without_fc(context, name, WIDTHS[-1], dropout),
-        normalisation=Normalisation().for_channels(in_channels),
-        margin=margin_for(layers, padding),
-    )
+    ends = {index: f"stage{index + 1}" for index in range(len(stages))}
+    head = without_fc(context, name, WIDTHS[-1], dropout)
+    return chained(layers, ends, head, padding=padding, in_channels=in_channels)
 
 
 def _unit(before: int, width: int, stride: int) -> list[nn.Module]:

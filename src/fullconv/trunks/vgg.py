@@ -6,8 +6,7 @@ from typing import Any
 import torchvision
 from torch import nn
 
-from ..nn.convert import widen_first_conv
-from .base import Normalisation, Padding, Trunk, cut, margin_for, repad
+from .base import Padding, Trunk, chained
 from .context import Context, fully_connected, without_fc
 from .weights import DOWNLOAD, Weights, load_weights
 
@@ -18,17 +17,14 @@ def build(name: str, padding: Padding, in_channels: int, weights: Weights, conte
     Source: Long, Shelhamer & Darrell 2015, section 4.1.
     """
     classifier = classifier_of(name, weights, whole=context in (None, "fc"))
-    features: nn.Sequential = widen_first_conv(classifier.features, in_channels)
-    margin = margin_for(features, padding)
-    repad(features, padding)
-    pools = [index for index, layer in enumerate(features) if isinstance(layer, nn.MaxPool2d)]
-    body = cut(features, {index: f"pool{number}" for number, index in enumerate(pools, 1)})
+    pools = [index for index, layer in enumerate(classifier.features) if isinstance(layer, nn.MaxPool2d)]
+    ends = {index: f"pool{number}" for number, index in enumerate(pools, 1)}
     head = (
         fully_connected(classifier.classifier, 512, 7, padding, dropout)
         if context in (None, "fc")
         else without_fc(context, name, 512, dropout)
     )
-    return Trunk(body, head, normalisation=Normalisation().for_channels(in_channels), margin=margin)
+    return chained(classifier.features, ends, head, padding=padding, in_channels=in_channels)
 
 
 def classifier_of(name: str, weights: Weights, *, whole: bool = False, **options: Any) -> Any:
