@@ -78,6 +78,13 @@ def test_scale_changes_the_window_and_not_the_patch(source):
         assert low == high or (min(steps) < 0.8 and max(steps) > 1.25)
 
 
+@pytest.mark.parametrize("scale", [(1.4, 3.0), (4.0, 16.0)])
+def test_where_the_image_goes_on_a_patch_has_no_empty_border(source, scale):
+    """A window is cut to whole pixels, and stretched to the patch's size."""
+    drawn = patches(source, "foreground", scale=scale)
+    assert all((drawn[index, seed].target != 255).all() for index in (0, 20) for seed in range(20))
+
+
 def test_patches_do_not_depend_on_the_number_of_workers(source):
     def drawn(workers):
         sampler = EpochSampler(45, 3)

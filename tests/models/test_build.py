@@ -1,6 +1,6 @@
 import pytest
 
-from fullconv import fcn, fcn4s
+from fullconv import fcn, fcn4s, fcn8s
 from fullconv.errors import UsageError
 
 
@@ -21,3 +21,9 @@ def test_wrong_options_are_named(options, message):
 def test_scaled_skips_are_not_known_for_finer_taps():
     with pytest.raises(UsageError, match="factors for the strides 16 and 8, but finest_stride is 4"):
         fcn4s("small", 3, scaled_skips=True)
+
+
+@pytest.mark.parametrize("task", ["type", "a.b", "", "forward"])
+def test_words_that_torch_keeps_for_itself_are_no_tasks(task):
+    with pytest.raises(UsageError, match="is no name for a task"):
+        fcn8s("small", {task: 3}, context="none")

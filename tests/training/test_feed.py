@@ -241,3 +241,10 @@ def test_one_that_dies_while_this_one_computes_is_none_either(shapes, tmp_path, 
     monkeypatch.setattr(loop, "train_step", told)
     with pytest.raises(UsageError, match=r"reads images was ended, often for want of memory: .*worker \(pid 7\) is ki"):
         run(shapes, tmp_path / "run")
+
+
+def test_of_a_step_that_is_left_no_more_is_read(shapes):
+    feed = build_feed(shapes, load_config("modern", {**TINY, "data.batch_size": 1, "data.accumulate": 4}))
+    asked = iter([False, True])
+    assert len(next(feed.steps(1, 0, lambda: next(asked)))) == 2
+    assert len(next(feed.steps(1))) == 4

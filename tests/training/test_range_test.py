@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -26,6 +27,18 @@ def test_finds_a_rate_and_leaves_a_picture(tmp_path):
     assert not list((tmp_path / "rates").glob("**/*.safetensors"))
     with pytest.raises(UsageError, match="already holds files"):
         find_rate(tmp_path / "data", tmp_path / "rates", settings=SETTINGS)
+
+
+@pytest.mark.parametrize("recipe", ["paper-heavy", "modern"])
+def test_images_of_other_sizes_and_of_no_labels_end_no_test(tmp_path, recipe):
+    """The sum over a large image is no explosion, and the nothing of an unlabelled one no minimum."""
+    source = write_shapes(tmp_path / "data", count=10, sizes=(32, 96))
+    for record in source.records("train")[:4]:
+        Image.fromarray(np.full(source.image_size(record), 255, np.uint8)).save(record.mask.path)
+    settings = SETTINGS | {"data.batch_size": 1, "optim.batch_norm": "frozen", "optim.rate": 1e-15}
+    for seed in range(3):
+        found = find_rate(source, tmp_path / str(seed), recipe=recipe, settings=settings, steps=12, seed=seed)
+        assert 2 <= len(found.rates) < 12 and max(found.losses) < 1.5 * min(found.losses)
 
 
 def test_a_loss_that_explodes_ends_the_test_without_an_error(tmp_path):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from fullconv import fcn8s, open_dataset, train
 from fullconv.errors import DataError, UsageError
@@ -153,9 +154,32 @@ def test_other_images_than_it_was_begun_on(shapes, tmp_path, monkeypatch):
 
     monkeypatch.setattr(loop, "score", scoring)
     fewer = replace(source, splits={**source.splits, "val": source.splits["val"][1:]})
-    with pytest.warns(UserWarning, match="the val split has changed since"):
+    with pytest.warns(UserWarning, match="the val split, or how often it is scored .*, has changed since"):
         train(fewer, resume=run, quiet=True)
     assert seen[0] is None
+
+
+def test_the_best_is_the_summarys_also_where_evaluations_changed(shapes, tmp_path, monkeypatch):
+    """Killed when a better model was written than the kept state knows of, and its epoch is not scored again."""
+    run, save, classes = tmp_path / "run", RunLog.save, open_dataset(shapes).labels.num_classes
+    matrices = [torch.ones(classes, classes).long() + right * torch.eye(classes).long() for right in (5, 9, 3)]
+    scored = iter(matrices)
+    monkeypatch.setattr(loop, "validate", lambda *_: next(scored))
+
+    def killed_at_the_second(log, model, name):
+        save(log, model, name)
+        if name == "best" and (run / "log.jsonl").read_text():
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(RunLog, "save", killed_at_the_second)
+        train(shapes, run, settings=TINY | {"evaluations": 3}, epochs=3, quiet=True)
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("evaluations: 3", "evaluations: 1"))
+    with pytest.warns(UserWarning, match="how often it is scored"):
+        result = train(resume=run, quiet=True)
+    assert result.scores.confusion.equal(matrices[2])
+    assert len({(run / name / "model.safetensors").read_bytes() for name in ("best", "last")}) == 1
 
 
 def test_other_images_for_a_stage_that_has_no_checkpoint(shapes, tmp_path, monkeypatch):

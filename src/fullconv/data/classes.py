@@ -201,7 +201,7 @@ def _label_set(classes: Sequence[ClassEntry], where: Path, void_id: int | None) 
 
 
 def _ignore_index(void_id: int | None, count: int) -> int:
-    if void_id is not None and count <= void_id <= 255:
+    if void_id is not None and count <= void_id and (void_id <= 255 or void_id == _IDS - 1):
         return void_id
     return 255 if count <= 255 else _IDS - 1
 

@@ -3,7 +3,8 @@
 import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from torch import nn
 
 from ..trunks import Padding
 
@@ -55,6 +56,14 @@ class ModelConfig(Architecture):
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     bands: tuple[Positive, ...] | None = None
     value_range: tuple[float, float] | None = None
+
+    @field_validator("tasks")
+    @classmethod
+    def _may_name_layers(cls, tasks: dict[str, int]) -> dict[str, int]:
+        for task in tasks:
+            if not task or "." in task or hasattr(nn.ModuleDict(), task):
+                raise ValueError(f"{task!r} is no name for a task, as torch keeps it for itself; choose another")
+        return tasks
 
     @model_validator(mode="after")
     def _fits_together(self) -> "ModelConfig":

@@ -5,7 +5,7 @@ import itertools
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -102,22 +102,30 @@ class Feed:
         """Number of the last epoch, from 1; it may be a part of one."""
         return math.ceil(self.total_steps / self.steps_an_epoch)
 
-    def steps(self, number: int, done: int = 0) -> Iterator[list[Batch]]:
-        """Yield the batches of each step of epoch ``number``, from 1, that comes after the first ``done``."""
+    def steps(self, number: int, done: int = 0, leave: Callable[[], bool] = lambda: False) -> Iterator[list[Batch]]:
+        """Yield the batches of each step of epoch ``number``, from 1, that comes after the first ``done``.
+
+        Once ``leave`` says so, the rest of a step is not read: it will not be taken.
+        """
         left = self.total_steps - (number - 1) * self.steps_an_epoch
-        yield from self._steps(number, done, min(left, self.steps_an_epoch))
+        yield from self._steps(number, done, min(left, self.steps_an_epoch), leave)
 
     def endless(self) -> Iterator[list[Batch]]:
         """Yield the batches of each step of one epoch after the other: for trials."""
         for number in itertools.count(1):
             yield from self._steps(number, 0, self.steps_an_epoch)
 
-    def _steps(self, number: int, first: int, end: int) -> Iterator[list[Batch]]:
+    def _steps(
+        self, number: int, first: int, end: int, leave: Callable[[], bool] = lambda: False
+    ) -> Iterator[list[Batch]]:
         self.sampler.order.set_epoch(number, first * self.sampler.images_a_step)
         batches = iter(self.loader)
         for _ in range(first, end):
             try:
-                yield [next(batches) for _ in range(self.sampler.batches_a_step)]
+                step = [next(batches)]
+                while len(step) < self.sampler.batches_a_step and not leave():
+                    step.append(next(batches))
+                yield step
             except FullconvError as error:
                 # A worker's comes with its traceback before it.
                 raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from error

@@ -50,7 +50,8 @@ def fit(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = F
     runtime.prepare(model, config.optim.batch_norm)
     feed = build_feed(source, config, runtime.rank, runtime.ranks)
     objective = Objective.of(source, config, runtime)
-    state = TrainState(model, config, feed.steps_an_epoch, feed.total_steps, runtime, names_digest(source, "val"))
+    scored_on = f"{feed.evaluations} times {names_digest(source, 'val')}"
+    state = TrainState(model, config, feed.steps_an_epoch, feed.total_steps, runtime, scored_on)
     clock.past = state.go_on_from(log.checkpoints)
     if not feed.evaluations:
         state.best = None  # It was scored before evaluations became 0.
@@ -69,7 +70,7 @@ def fit(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = F
     ):
         session = Session(state, log, clock, runtime, interrupt)
         while not state.finished:
-            for batches in feed.steps(state.epoch, len(state.losses)):
+            for batches in feed.steps(state.epoch, len(state.losses), session.leaves_steps):
                 runtime.seed(config.seed, state.step)
                 with suppress(Abandoned):
                     state.advance(train_step(model, batches, state.optimiser, objective))

@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..data import DataSource
-from ..errors import NotFinite, UsageError
+from ..errors import DataError, NotFinite, UsageError
 from ..files.atomic import write_atomically
-from .config import TrainConfig, all_settings
+from .config import TrainConfig, all_settings, changed
 from .feed import build_feed, naming_dead_workers
 from .interrupt import Interrupt, leaving_passes
 from .loop import starting_network
@@ -19,7 +19,7 @@ from .optim import build_optimiser, set_rates
 from .run import asked_config, open_checked
 from .runlog import RunLog
 from .runtime import Runtime, naming_lost_ranks
-from .step import Objective, train_step
+from .step import Objective, step_size, train_step
 
 RANGE_TEST = "find-lr"
 """Name of what is left behind."""
@@ -94,10 +94,10 @@ def find_rate(
 
 
 def range_test(source: DataSource, config: TrainConfig, log: RunLog, steps: int) -> RateTest:
-    """Return the losses of steps at growing rates, up to where the loss explodes.
+    """Return the mean losses of steps at growing rates, up to where the loss explodes.
 
     Raises:
-        DataError: An image cannot be read.
+        DataError: An image cannot be read, or no pixel is labelled in all of them.
         ModelError: A weight file, or a model to start from, cannot be used.
         NotFinite: The loss is not finite even at the lowest rate.
         UsageError: The network cannot be built, or images cannot be fed to it.
@@ -106,6 +106,7 @@ def range_test(source: DataSource, config: TrainConfig, log: RunLog, steps: int)
     runtime.prepare(model, config.optim.batch_norm)
     objective = Objective.of(source, config, runtime)
     optimiser = build_optimiser(model, config.optim)
+    by_pixel = replace(objective, config=changed(config, {"optim.loss": "mean"}))
     rates, losses, smoothed = list[float](), list[float](), list[float]()
     feed = build_feed(source, config, runtime.rank, runtime.ranks)
     with leaving_passes(model, Interrupt()):
@@ -113,15 +114,22 @@ def range_test(source: DataSource, config: TrainConfig, log: RunLog, steps: int)
             factor = SPAN ** (2 * place / max(1, steps - 1) - 1)
             set_rates(optimiser, factor)
             try:
-                losses.append(train_step(model, batches, optimiser, objective))
+                loss = train_step(model, batches, optimiser, objective)
             except NotFinite:  # The end of the test, not an error.
                 if not losses:
                     raise
                 break
+            if config.optim.loss == "sum":  # Of images of any size: by their pixels, they can be compared.
+                loss /= sum(step_size(batches, by_pixel).divisors.values())
+            if not loss:  # No pixel was labelled.
+                continue
+            losses.append(loss)
             rates.append(config.optim.rate * factor)
             smoothed.append(_average(losses))
             if smoothed[-1] > EXPLODED * min(smoothed):
                 break
+    if not rates:
+        raise DataError(f"{source.root}: in {steps} steps no pixel was labelled; label more of the train split")
     return RateTest(tuple(rates), tuple(losses), tuple(smoothed), suggested(rates, smoothed))
 
 

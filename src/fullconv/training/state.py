@@ -32,7 +32,7 @@ class TrainState:
         steps_an_epoch: Steps of an epoch.
         steps: Steps of the whole run; its last epoch may be a part of one.
         runtime: Where it trains.
-        scored_on: Digest of the names of the images that are scored.
+        scored_on: How often which images are scored: their names' digest.
 
     Attributes:
         step: Steps taken so far.
@@ -207,7 +207,8 @@ class TrainState:
         self.best = checkpoint.tensors.get("best")
         if self.best is not None and checkpoint.facts["scored_on"] != self._scored_on:
             self.best = None
-            warnings.warn("the val split has changed since: what was best on it before no longer counts", stacklevel=2)
+            what = "the val split, or how often it is scored (evaluations), has changed since"
+            warnings.warn(f"{what}: what was best before no longer counts", stacklevel=2)
         self._dead = checkpoint.facts["dead_scores"]
         self.kept = self.reached
         # Batches that were too much for the memory go on in their parts; other ranks than before, and those that wait
@@ -296,6 +297,10 @@ class Session:
         if due:
             self.keep()
         return due
+
+    def leaves_steps(self) -> bool:
+        """Return whether this rank leaves the step that it has begun: after a signal, unless others wait for it."""
+        return bool(self.interrupt.number) and not self.runtime.lockstep
 
     def stop_if_asked(self) -> None:
         """End the run, with its state saved, if a signal came to any rank.
