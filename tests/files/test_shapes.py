@@ -95,7 +95,7 @@ def test_pixels_are_cut_off_at_the_borders():
         (CocoRuns("o" * 500_000), "a run length has more than"),
         (Brush((1, 2, 3)), "a brush ends in the middle of a run"),
         (Brush(tuple(encode([1] * 12))), "a brush holds 12 values, but the image needs 64"),
-        (Pixels(b"no image"), "cannot be decoded"),
+        (Pixels(b"no image"), "a mask in it: is not an image"),
     ],
 )
 def test_shapes_that_are_none_of_the_image_are_refused(shape, message):

@@ -68,7 +68,7 @@ def edit(folder, change):
         (lambda record: record.pop("labels"), "not a valid model configuration"),
         (lambda record: record["model"].update(value_range=[0, 0]), "config.json: not a valid .*ascending"),
         (lambda record: record["model"].update(value_range=[0, float("inf")]), "config.json: not a valid .*ascending"),
-        (lambda record: renamed(record, "a.b"), "config.json: cannot be built here: .*module name"),
+        (lambda record: renamed(record, "a.b"), "config.json: not a valid .*no name for a task"),
         (
             lambda record: record["model"].update(in_channels=10**15, normalisation=None),
             "config.json: cannot be built here",
