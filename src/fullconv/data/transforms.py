@@ -144,7 +144,7 @@ def _draw(low: float, high: float) -> float:
 
 def _window(side: int, crop: int, scale: float) -> tuple[int, int, int]:
     """Return start and length of the window in the image, and its length after scaling (all in pixels)."""
-    if abs(side - crop / scale) <= 0.5:
+    if abs(side - crop / scale) <= 0.5:  # Cut to whole pixels for this crop, as patches are.
         return 0, side, crop
     scaled = max(1, round(side * scale))
     if scaled <= crop:

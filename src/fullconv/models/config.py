@@ -62,7 +62,7 @@ class ModelConfig(Architecture):
     def _may_name_layers(cls, tasks: dict[str, int]) -> dict[str, int]:
         for task in tasks:
             if not task or "." in task or hasattr(nn.ModuleDict(), task):
-                raise ValueError(f"{task!r} is no name for a task, as torch keeps it for itself; choose another")
+                raise ValueError(f"{task!r} is no name for a task, as torch can call no layer so; choose another")
         return tasks
 
     @model_validator(mode="after")

@@ -155,7 +155,10 @@ def epochs_within(
         folder: The run's.
 
     Raises:
-        UsageError: As :func:`fitted`, as all else.
+        UsageError: As :func:`fitted`, and so on.
+        ModelError: See there.
+        DataError: See there.
+        NotFinite: See there.
     """
     seconds, costs = (end - time.monotonic()) / len(stages), list[Cost]()
     for stage in stages:

@@ -53,8 +53,6 @@ def fit(source: DataSource, config: TrainConfig, log: RunLog, *, quiet: bool = F
     scored_on = f"{feed.evaluations} times {names_digest(source, 'val')}"
     state = TrainState(model, config, feed.steps_an_epoch, feed.total_steps, runtime, scored_on)
     clock.past = state.go_on_from(log.checkpoints)
-    if not feed.evaluations:
-        state.best = None  # It was scored before evaluations became 0.
     check_same_step(state, runtime)
     log.rewrite(state.records)
     events = Events(log.folder, len(state.records) + 1) if config.tensorboard and log.writes else None
