@@ -204,7 +204,11 @@ def main() -> None:
     report(f"FCN-8s on VGG16, {height}×{width}, batch 1", time_sides(sides, options.rounds, 1))
     sides = {"torchvision fcn_resnet50, reference script": torchvision_step(images, target)}
     net = fullconv.fcn8s("resnet50", num_classes=CLASSES)
-    sides["fullconv FCN-8s on ResNet-50"] = our_step(net, images, target, "modern", optimiser="sgd", rate=0.01)
+    for precision in options.precisions:
+        changes = {"optimiser": "sgd", "rate": 0.01, "precision": precision}
+        sides[f"fullconv FCN-8s on ResNet-50, {precision}"] = our_step(
+            copy.deepcopy(net), images, target, "modern", **changes
+        )
     report(f"ResNet-50, {height}×{width}, batch 2", time_sides(sides, options.rounds, 2))
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, numpy {np.__version__}")
 

@@ -4,7 +4,9 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fullconv.training import kernels
 from fullconv.training.runtime import Runtime
@@ -29,7 +31,7 @@ def passes(network, images, direction):
     network.zero_grad()
     output = network(images)
     output.backward(direction.to(output.dtype))
-    return [output.detach(), images.grad, network[0].weight.grad, network[0].bias.grad]
+    return [output.detach(), images.grad, *(parameter.grad for parameter in network.parameters())]
 
 
 @pytest.mark.parametrize("size", [(5, 3), (9, 12)])
@@ -64,6 +66,124 @@ def test_only_bf16_and_many_weights_matter(layer, monkeypatch):
     assert "forward" not in vars(prepared(layer, "fp32")[0])
     monkeypatch.undo()
     assert "forward" not in vars(prepared(layer)[0])
+
+
+class PadsItself(nn.Conv2d):
+    """A convolution with a ``forward`` of its own, as timm's of "same" padding."""
+
+    def forward(self, x):
+        return F.conv2d(F.pad(x, (0, 1, 2, 1)), self.weight, self.bias, self.stride, (0, 0), self.dilation, self.groups)
+
+
+DEPTHWISE = {
+    "one row": (nn.Conv2d, (1, 3), {}),
+    "3×3": (nn.Conv2d, 3, {"padding": 1}),
+    "under a stride": (nn.Conv2d, 3, {"stride": 2, "padding": 1}),
+    "cells that no window sees": (nn.Conv2d, 3, {"stride": 2}),
+    "windows apart": (nn.Conv2d, 1, {"stride": 3}),
+    "5×5": (nn.Conv2d, 5, {"padding": 2}),
+    "5×5 under a stride": (nn.Conv2d, 5, {"stride": 2, "padding": 2, "bias": False}),
+    "strides of two kinds": (nn.Conv2d, (5, 4), {"stride": (1, 2), "padding": (0, 2)}),
+    "7×7": (nn.Conv2d, 7, {"padding": 3}),
+    "padding itself": (PadsItself, 5, {"stride": 2}),
+    "mirrored at the edge": (nn.Conv2d, 5, {"padding": 2, "padding_mode": "reflect"}),
+}
+
+
+class SlowGradients(TorchDispatchMode):
+    """Counts gradients of depthwise convolutions for which bf16 has no fast kernel."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.convolution_backward.default:
+            weight, stride, (of_features, of_weights, _) = args[2], args[4], args[10]
+            self.count += (of_features and max(stride) > 1) or (of_weights and weight.shape[3] > 3)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("size", [(12, 15), (13, 14)])
+@pytest.mark.parametrize("name", DEPTHWISE)
+def test_depthwise_gradients_are_torchs_but_fast(name, size):
+    """Beside those of 64 bits; of torch's own in bf16 some are slow where there are strides or many columns."""
+    kind, kernel, options = DEPTHWISE[name]
+    torch.manual_seed(0)
+    layer = kind(6, 6, kernel, groups=6, **{"bias": True} | options)
+    images = torch.randn(2, 6, *size)
+    twin = nn.Sequential(copy.deepcopy(layer)).double()
+    direction = torch.randn(twin(images.double()).shape)
+    exact = passes(twin, images.double(), direction.double())
+    with torch.autocast("cpu", torch.bfloat16), SlowGradients() as slow:
+        found = passes(copy.deepcopy(prepared(layer)), images, direction)
+    assert found[0].dtype == torch.bfloat16 and not slow.count
+    for one, other in zip(found, exact, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=0.02, atol=0.02 * float(other.abs().max()))
+
+
+def test_torchs_own_depthwise_gradients_are_slow():
+    """So that a gradient that is not fast is seen."""
+    network = nn.Sequential(nn.Conv2d(6, 6, 5, stride=2, groups=6))
+    with torch.autocast("cpu", torch.bfloat16), SlowGradients() as slow:
+        passes(network, torch.randn(2, 6, 12, 15), torch.randn(2, 6, 4, 6))
+    assert slow.count
+
+
+def test_depthwise_in_fp32_is_torchs_own():
+    layer = nn.Conv2d(6, 6, 5, stride=2, groups=6)
+    images, direction = torch.randn(2, 6, 12, 15), torch.randn(2, 6, 4, 6)
+    expected = passes(prepared(layer, "fp32"), images, direction)
+    found = passes(prepared(layer), images, direction)
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"groups": 3}, {"dilation": 2}, {"out_channels": 12}, {"in_channels": 1, "out_channels": 1, "groups": 1}],
+)
+def test_what_is_not_depthwise_stays(options):
+    options = {"in_channels": 6, "out_channels": 6, "groups": 6, "kernel_size": 3} | options
+    assert "forward" not in vars(prepared(nn.Conv2d(**options))[0])
+
+
+class Otherwise(nn.Conv2d):
+    """A convolution whose ``forward`` says what it wants in another way than its attributes do."""
+
+    def forward(self, x):
+        return F.conv2d(x, self.weight, self.bias, 1, 2, 2, self.groups)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [(nn.Conv2d, {"padding": "same"}), (nn.Conv2d, {"padding": 3, "stride": 2}), (Otherwise, {})]
+)
+def test_depthwise_of_another_form_is_torchs_own(kind, options):
+    layer, images = kind(6, 6, 3, groups=6, **options), torch.randn(2, 6, 5, 7)
+    found = []
+    for network in (nn.Sequential(copy.deepcopy(layer)), prepared(layer)):
+        with torch.autocast("cpu", torch.bfloat16):
+            shape = network(images).shape
+            found.append(passes(network, images, torch.linspace(-1, 1, shape.numel()).view(shape)))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"), [({"avx512_bf16": True}, "bf16"), ({"avx512_bf16": False}, "fp32"), ({}, "fp32")]
+)
+def test_the_fastest_precision_is_that_of_the_hardware(monkeypatch, capabilities, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert Runtime("auto", device="cpu").precision == precision
+    assert Runtime("fp32", device="cpu").precision == "fp32"
+
+
+def test_without_a_word_of_the_hardware_it_is_fp32(monkeypatch):
+    """Older releases of torch have none."""
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert Runtime("auto", device="cpu").precision == "fp32"
+
+
+@pytest.mark.parametrize(("has", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_the_fastest_precision_of_a_gpu(monkeypatch, has, precision):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has)
+    assert kernels.fastest_precision("cuda") == precision
 
 
 @pytest.mark.parametrize(

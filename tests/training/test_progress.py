@@ -231,6 +231,24 @@ def test_what_was_derived_is_said_with_its_reason(shapes):
     assert "may hardly learn" not in line
 
 
+@pytest.mark.parametrize(
+    ("asked", "hardware", "said"),
+    [
+        ("auto", True, "on the CPU, in bf16, which it multiplies in hardware"),
+        ("auto", False, "on the CPU"),
+        ("fp32", True, "on the CPU"),
+        ("bf16", True, "on the CPU, in bf16"),
+        ("bf16", False, "on the CPU, in bf16, for which it has no hardware: steps may take minutes, in fp32 seconds"),
+    ],
+)
+def test_the_precision_is_said_with_its_reason(shapes, monkeypatch, asked, hardware, said):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": hardware}, raising=False)
+    config = load_config("modern", {**TINY, "optim.precision": asked})
+    runtime = Runtime(asked, device="cpu")
+    first, *_ = describe(build_model(shapes, config), shapes, build_feed(shapes, config), config, runtime)
+    assert first.removesuffix(" (optim.precision)").endswith(f" M parameters, {said}")
+
+
 def test_small_images_are_enlarged_and_that_is_said(shapes, tmp_path, capsys):
     settings = {"model.trunk": "small", "model.context": "none", "data.batch_size": 4}
     result = train(shapes, tmp_path / "run", epochs=1, settings=settings)

@@ -27,6 +27,7 @@ SETTINGS = {
     "optim.average": 0,
     "optim.jaccard": 0,
     "optim.optimiser": "sgd",
+    "optim.precision": "fp32",
     # Low, as a high rate makes chaos of the last bit, in which even equal steps end differently.
     "optim.rate": 0.002,
     "epochs": 2,

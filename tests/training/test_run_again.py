@@ -101,6 +101,17 @@ def test_a_restart_by_torchrun_goes_on_with_no_other_run(shapes, tmp_path, monke
     assert (tmp_path / "run" / "summary.json").is_file() and 0 < len(steps) == 12 - done < 12
 
 
+def test_a_restart_by_torchrun_keeps_the_precision(shapes, tmp_path, monkeypatch):
+    """Also on a machine where another would be faster."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    stopped(monkeypatch, "validate", shapes, tmp_path / "run", settings=TINY, epochs=EPOCHS)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    train(shapes, tmp_path / "run", settings=TINY, epochs=EPOCHS, quiet=True)
+    assert load_config(str(tmp_path / "run" / "config.yaml")).optim.precision == "fp32"
+    assert (tmp_path / "run" / "summary.json").is_file()
+
+
 @pytest.mark.parametrize("stages", [False, True])
 def test_a_restart_by_torchrun_knows_what_a_time_has_chosen(shapes, tmp_path, monkeypatch, stages):
     """Before it had chosen, and after; also where the model is gone that the run began with."""

@@ -120,7 +120,8 @@ class OptimSection(_Section):
     have none, and learn at ``bias_rate`` times the rate. ``warmup`` is the share of the steps in which the rate rises
     from 0, before ``schedule`` goes on. ``label_smoothing`` spreads that share of a pixel evenly over all classes.
     ``clip`` is the largest norm of a step's gradient, 0 for none. ``average`` is the weight of the past in the running
-    average of the weights, which is what is scored and kept; 0 for none.
+    average of the weights, which is what is scored and kept; 0 for none. ``precision: auto`` is ``bf16`` where the
+    device multiplies it in hardware: see :func:`fullconv.training.kernels.fastest_precision`.
     """
 
     optimiser: Literal["adamw", "sgd"] = "adamw"
@@ -141,7 +142,7 @@ class OptimSection(_Section):
     clip: NotNegative = 0.0
     average: Annotated[float, Field(ge=0, lt=1)] = 0.0
     sharded: bool = False
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16", "auto"] = "fp32"
 
 
 SECTIONS: dict[str, type[BaseModel]] = {"model": ModelSection, "data": DataSection, "optim": OptimSection}

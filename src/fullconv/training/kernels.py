@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 MANY_WEIGHTS, FEW_CELLS = 10**7, 768
 """From so many weights, up to so many cells, ``as_product`` is faster (measured: docs/results.md)."""
@@ -20,6 +21,21 @@ def fastest_layout(model: nn.Module, device: torch.device) -> torch.memory_forma
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     dense = [layer for layer in layers if layer.groups == 1 and layer.kernel_size != (1, 1)]
     return torch.contiguous_format if slow and 2 * len(dense) > len(layers) else torch.channels_last
+
+
+def fastest_precision(device: str | None = None) -> str:
+    """Return ``bf16`` where a kind of device multiplies it in hardware, else ``fp32``.
+
+    Without hardware a processor may take minutes for a step in bf16 that takes seconds in fp32.
+
+    Args:
+        device: ``cpu`` or ``cuda``; by default the GPU's kind, if there is one.
+    """
+    if (device or ("cuda" if torch.cuda.is_available() else "cpu")) == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    # Older releases of torch do not tell.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict[str, bool])()
+    return "bf16" if capabilities.get("avx512_bf16") else "fp32"
 
 
 def relu6(layer: nn.ReLU6, x: Tensor) -> Tensor:
@@ -45,6 +61,109 @@ class _Relu6(torch.autograd.Function):
         (result,) = context.saved_tensors
         before: Tensor = torch.ops.aten.hardtanh_backward(gradient, result, 0, 6)
         return before
+
+
+def is_depthwise(layer: nn.Conv2d) -> bool:
+    """Return whether a convolution has a kernel of its own for every channel, and cells of it side by side."""
+    return layer.groups == layer.in_channels == layer.out_channels > 1 and layer.dilation == (1, 1)
+
+
+def depthwise(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Convolve as ``layer`` does, whatever it pads; in bf16 with gradients that are fast there."""
+    output: Tensor
+    if not torch.is_autocast_enabled(x.device.type):
+        output = type(layer).forward(layer, x)
+        return output
+    with _FastGradients():
+        output = type(layer).forward(layer, x)
+    return output
+
+
+class _FastGradients(TorchFunctionMode):
+    """Replaces depthwise convolutions within a block."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is not F.conv2d or kwargs or len(args) != 7 or not _is_known(*args[1:]):
+            return function(*args, **(kwargs or {}))
+        x, weight, bias, stride, padding = args[:5]
+        output = _Depthwise.apply(x.bfloat16(), weight.bfloat16(), stride, padding)
+        return output if bias is None else output + bias.bfloat16()[:, None, None]
+
+
+def _is_known(weight: Tensor, bias: object, stride: object, padding: object, dilation: object, groups: int) -> bool:
+    """Return whether a convolution is depthwise, with a window given by pairs, not dilated, never in padding alone."""
+    if not (isinstance(stride, tuple) and isinstance(padding, tuple) and dilation == (1, 1)):
+        return False
+    within = all(pad < side for pad, side in zip(padding, weight.shape[2:], strict=True))
+    return within and weight.shape[:2] == (groups, 1)
+
+
+class _Depthwise(torch.autograd.Function):
+    """A depthwise convolution in bf16.
+
+    For two of its gradients oneDNN has no fast kernels, and takes ten to fifty times as long as for others: for that of
+    the features under a stride, which is therefore a convolution, without a stride, of the gradient spread out; and for
+    that of weights of more than three columns, which are therefore taken three at most at a time.
+    """
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+        context.save_for_backward(x, weight)
+        context.window = (stride, padding)
+        return F.conv2d(x, weight, None, stride, padding, 1, len(weight))
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight = context.saved_tensors
+        of_x, of_weight, _, _ = context.needs_input_grad
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        return (
+            _gradient_of_features(gradient, x, weight, context.window) if of_x else None,
+            _gradient_of_weights(gradient, x, weight, context.window) if of_weight else None,
+            None,
+            None,
+        )
+
+
+_Window = tuple[tuple[int, int], tuple[int, int]]
+"""Stride and padding."""
+
+
+def _gradient_of_features(gradient: Tensor, x: Tensor, weight: Tensor, window: _Window) -> Tensor:
+    (stride, padding), sides = window, weight.shape[2:]
+    if stride == (1, 1):
+        return _torchs_gradient(0, gradient, x, weight, window)
+    height, width = (size + side - 1 for size, side in zip(x.shape[2:], sides, strict=True))
+    spread = gradient.new_zeros(len(x), height, width, len(weight)).permute(0, 3, 1, 2)
+    rows, columns = (
+        slice(side - 1 - pad, side - 1 - pad + (count - 1) * step + 1, step)
+        for side, pad, count, step in zip(sides, padding, gradient.shape[2:], stride, strict=True)
+    )
+    spread[:, :, rows, columns] = gradient
+    return F.conv2d(spread, weight.flip(2, 3), groups=len(weight))
+
+
+def _gradient_of_weights(gradient: Tensor, x: Tensor, weight: Tensor, window: _Window) -> Tensor:
+    columns = weight.shape[3]
+    if columns <= 3:
+        return _torchs_gradient(1, gradient, x, weight, window)
+    ((_, across), (above, beside)) = stride, _ = window
+    reach, left, gradients = (gradient.shape[3] - 1) * across, 0, list[Tensor]()
+    padded = F.pad(x, (beside, beside))
+    for part in weight.tensor_split(-(-columns // 3), dim=3):
+        seen = padded[..., left : left + reach + part.shape[3]]
+        gradients.append(_torchs_gradient(1, gradient, seen, part, (stride, (above, 0))))
+        left += part.shape[3]
+    return torch.cat(gradients, 3)
+
+
+def _torchs_gradient(of: int, gradient: Tensor, x: Tensor, weight: Tensor, window: _Window) -> Tensor:
+    """Return the gradient of the features (0) or the weights (1) as torch computes it."""
+    (stride, padding), groups, wanted = window, len(weight), [of == 0, of == 1, False]
+    found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, stride, padding, (1, 1), False, (0, 0), groups, wanted
+    )
+    return found[of]
 
 
 def is_fully_connected(layer: nn.Conv2d) -> bool:

@@ -29,6 +29,7 @@ from .feed import (
     mean_area,
     median_side,
 )
+from .kernels import fastest_precision
 from .runtime import Runtime, is_first
 from .state import TrainState
 
@@ -59,7 +60,8 @@ def describe(
     step, derived = feed.sampler.images_a_step, config.epochs == "auto"
     why = f" ({PASSES} / √{feed.samples} passes, at least {FEWEST_EPOCHS}, at most {MOST_EPOCHS})" if derived else ""
     lines = [
-        f"{config.model.trunk}, FCN-{config.model.finest_stride}s, {parameters / 1e6:.1f} M parameters, on {runtime}",
+        f"{config.model.trunk}, FCN-{config.model.finest_stride}s, {parameters / 1e6:.1f} M parameters, on {runtime}"
+        + precision_in_words(runtime, config.optim.precision),
         f"{source.labels.num_classes} classes; {scored}",
         f"{feed.epochs:g} epochs of {feed.samples} {things}{why}, {feed.steps_an_epoch} steps of {step} an epoch",
     ]
@@ -86,6 +88,15 @@ def describe(
             )
     area = math.prod(feed.crop) if feed.crop else mean_area(source)
     return [*lines, rate_in_words(config.optim, step * area * data.keep / config.optim.loss_stride**2)]
+
+
+def precision_in_words(runtime: Runtime, asked: str) -> str:
+    """Return what ends the sentence of where a network trains: nothing in fp32, and of bf16 why, or why not."""
+    if runtime.precision == "fp32":
+        return ""
+    if fastest_precision(runtime.device.type) == "fp32":
+        return ", in bf16, for which it has no hardware: steps may take minutes, in fp32 seconds (optim.precision)"
+    return ", in bf16" + (", which it multiplies in hardware" if asked == "auto" else "")
 
 
 def taken_over(report: StartReport, saved: str) -> list[str]:

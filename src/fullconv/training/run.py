@@ -116,6 +116,8 @@ def _run_again(
     source = open_checked(data, quiet=quiet)
     if config.minutes is not None and kept.minutes is None:
         config = as_chosen(config, kept)
+    if config.optim.precision == "auto":  # Another machine's may be another.
+        config = changed(config, {"optim.precision": kept.optim.precision})
     same = with_absolute_paths(_remembered(source, config)) == kept
     if not same or not (isinstance(data, DataSource) or log.data() == Path(data).resolve()):
         raise UsageError(f"{log.folder}: holds another run; choose another --out, or remove it first")

@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from ..data import Batch
 from ..errors import FullconvError, UsageError, in_one_line
 from .interrupt import dying_at_once
-from .kernels import as_product, fastest_layout, is_fully_connected, relu6
+from .kernels import (
+    as_product,
+    depthwise,
+    fastest_layout,
+    fastest_precision,
+    is_depthwise,
+    is_fully_connected,
+    relu6,
+)
 
 
 class Runtime:
@@ -28,10 +36,11 @@ class Runtime:
     and adds its gradients to the others'.
 
     Args:
-        precision: ``fp32``, or ``bf16`` autocast (weights and the loss stay fp32).
+        precision: ``fp32``, or ``bf16`` autocast (weights and the loss stay fp32); ``auto`` for the device's fastest.
         device: By default the rank's GPU, else the CPU.
 
     Attributes:
+        precision: ``fp32`` or ``bf16``.
         pieces: Into how many parts each batch is cut to fit the memory.
         sharded: Whether every rank has only its share of the weights.
         lockstep: Whether ranks wait for each other within passes, which none of them may then leave, or take apart.
@@ -43,7 +52,7 @@ class Runtime:
         self.rank, self.ranks = _joined()
         gpu = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         self.device = torch.device(device or (gpu if torch.cuda.is_available() else "cpu"))
-        self.precision = precision
+        self.precision = fastest_precision(self.device.type) if precision == "auto" else precision
         self.pieces = 1
         self._chance: int | None = None
         self.sharded = self.lockstep = False
@@ -70,6 +79,8 @@ class Runtime:
             for layer in model.modules():
                 if isinstance(layer, nn.Conv2d) and is_fully_connected(layer):
                     layer.forward = functools.partial(as_product, layer)  # type: ignore[method-assign]
+                elif isinstance(layer, nn.Conv2d) and is_depthwise(layer):
+                    layer.forward = functools.partial(depthwise, layer)  # type: ignore[method-assign]
         self.align(model)
 
     def shard(self, model: nn.Module) -> None:

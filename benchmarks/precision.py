@@ -1,0 +1,71 @@
+"""In which precision does a training step take less time? Steps of the default recipe in fp32 and bf16, in turn.
+
+    python benchmarks/precision.py --trunks timm:tf_efficientnet_lite0 resnet18 vgg16 --rounds 5
+
+FCN-8s, 8 classes, batch 8 of 256×256; medians over the rounds, after one that does not count. Where bf16 is not
+multiplied in hardware, a step in it may take minutes.
+"""
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+import fullconv
+from fullconv.data import Batch
+from fullconv.training.config import load_config
+from fullconv.training.kernels import fastest_precision
+from fullconv.training.optim import build_optimiser
+from fullconv.training.runtime import Runtime
+from fullconv.training.step import Objective, train_step
+
+CLASSES = 8
+
+
+def step_of(model: fullconv.FCN, precision: str, batch: Batch) -> Callable[[], float]:
+    config = load_config("modern", {"optim.precision": precision})
+    runtime = Runtime(precision)
+    runtime.prepare(model)
+    optimiser = build_optimiser(model, config.optim)
+    objective = Objective(config, runtime, {"semantic": runtime.place(torch.ones(CLASSES))})
+    return lambda: train_step(model, [batch], optimiser, objective)
+
+
+def seconds_per_step(trunk: str, size: int, batch_size: int, rounds: int) -> dict[str, float]:
+    """Return the median seconds of a step in each precision."""
+    model = fullconv.fcn8s(trunk, num_classes=CLASSES)
+    images = torch.rand(batch_size, 3, size, size) * 255
+    target = torch.randint(CLASSES, (batch_size, size // 32, size // 32))
+    target = target.repeat_interleave(32, 1).repeat_interleave(32, 2)
+    batch = Batch(images, target, tuple(map(str, range(batch_size))), 255)
+    steps = {precision: step_of(copy.deepcopy(model), precision, batch) for precision in ("fp32", "bf16")}
+    seconds: dict[str, list[float]] = {precision: [] for precision in steps}
+    for number in range(rounds + 1):
+        for precision, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if number:
+                seconds[precision].append(time.perf_counter() - start)
+    return {precision: statistics.median(times) for precision, times in seconds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trunks", nargs="+", default=["timm:tf_efficientnet_lite0", "resnet18", "vgg16"])
+    parser.add_argument("--size", type=int, default=256, help="height and width, a multiple of 32")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; auto is {fastest_precision()}")
+    for trunk in options.trunks:
+        found = seconds_per_step(trunk, options.size, options.batch_size, options.rounds)
+        ratio = found["fp32"] / found["bf16"]
+        print(f"{trunk:32} fp32 {found['fp32']:.3f} s  bf16 {found['bf16']:.3f} s  {ratio:.2f} ×", flush=True)
+
+
+if __name__ == "__main__":
+    main()
