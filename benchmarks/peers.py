@@ -7,7 +7,8 @@
   to 1e-5, Dice loss, flips, scaling by 0.5–1.5, shifts, crops, blur and colours.
 * torchvision's reference segmentation recipe with its FCN head on the trunk dilated to stride 16: SGD at 0.01 with
   momentum 0.9 and a polynomial decay, cross-entropy, scaling by 0.5–2 and flips, crops.
-* fullconv's default recipe with ``--time``, crops and all.
+* fullconv's default recipe with ``--time``, crops and all; in bf16 where hardware has it, as that recipe is. The others
+  are in fp32, as their loops are.
 
 The others see batches of 8 crops of one size: the median shorter side up to a multiple of 32. A peer trains for the
 given minutes, and its schedule follows the clock; scoring is not counted. Scored is every image of

@@ -1,23 +1,21 @@
-"""In which precision does a training step take less time? Steps of the default recipe in fp32 and bf16, in turn.
+"""In which precision does a training step take less time? FCN-8s in fp32 and bf16, in turn.
 
     python benchmarks/precision.py --trunks timm:tf_efficientnet_lite0 resnet18 vgg16 --rounds 5
 
-FCN-8s, 8 classes, batch 8 of 256×256; medians over the rounds, after one that does not count. Where bf16 is not
-multiplied in hardware, a step in it may take minutes.
+8 classes, batch 8 of 256×256, the default recipe's loss and optimiser; medians over the rounds, after one that does not
+count. Where bf16 is not multiplied in hardware, a step in it may take minutes.
 """
 
 import argparse
 import copy
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
+from training_step import time_sides
 
 import fullconv
 from fullconv.data import Batch
 from fullconv.training.config import load_config
-from fullconv.training.kernels import fastest_precision
 from fullconv.training.optim import build_optimiser
 from fullconv.training.runtime import Runtime
 from fullconv.training.step import Objective, train_step
@@ -42,14 +40,7 @@ def seconds_per_step(trunk: str, size: int, batch_size: int, rounds: int) -> dic
     target = target.repeat_interleave(32, 1).repeat_interleave(32, 2)
     batch = Batch(images, target, tuple(map(str, range(batch_size))), 255)
     steps = {precision: step_of(copy.deepcopy(model), precision, batch) for precision in ("fp32", "bf16")}
-    seconds: dict[str, list[float]] = {precision: [] for precision in steps}
-    for number in range(rounds + 1):
-        for precision, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if number:
-                seconds[precision].append(time.perf_counter() - start)
-    return {precision: statistics.median(times) for precision, times in seconds.items()}
+    return {precision: batch_size / rate for precision, rate in time_sides(steps, rounds, batch_size).items()}
 
 
 def main() -> None:
@@ -60,7 +51,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.manual_seed(0)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; auto is {fastest_precision()}")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; auto is {Runtime('auto').precision}")
     for trunk in options.trunks:
         found = seconds_per_step(trunk, options.size, options.batch_size, options.rounds)
         ratio = found["fp32"] / found["bf16"]

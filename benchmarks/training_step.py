@@ -7,8 +7,8 @@
   (summed loss, momentum 0.99, its scores of every image), and ours with both paddings (bf16 with ``same`` alone). The
   same weights and dropout switched off for the check that the losses agree; as users run it for the time.
 * torchvision's ``fcn_resnet50`` with its auxiliary head in the steps of its reference script, and our FCN-8s on the
-  same trunk, batch 2 (its batch normalisation wants two). Each takes its loss as users run it: theirs at every pixel,
-  ours, as the default recipe has it, at each second row and column.
+  same trunk in both precisions, batch 2 (its batch normalisation wants two). Each takes its loss as users run it:
+  theirs at every pixel, ours, as the default recipe has it, at each second row and column.
 
 Sides alternate; medians over the rounds. With ``--rounds 0`` the losses alone are compared, with ``--size`` of smaller
 images. Where bf16 is not multiplied in hardware, steps in it take minutes: ``--precisions fp32`` leaves them out.

@@ -6,7 +6,13 @@ from safetensors.torch import load_file
 from fullconv import train
 from fullconv.data import write_shapes
 
-TINY = {"model.trunk": "small", "model.context": "none", "data.crop": 48, "data.batch_size": 4}
+TINY = {
+    "model.trunk": "small",
+    "model.context": "none",
+    "data.crop": 48,
+    "data.batch_size": 4,
+    "optim.precision": "fp32",
+}
 
 
 def opened_shapes(tmp_path_factory):

@@ -18,6 +18,7 @@ TINY = {
     "data.crop": 32,
     "data.batch_size": 2,
     "optim.average": 0.9,
+    "optim.precision": "fp32",
     "evaluations": 2,
 }
 EPOCHS = 2.5

@@ -26,7 +26,6 @@ from fullconv.training.feed import (
     in_colours,
     input_scale,
     median_side,
-    resolved,
 )
 from training.short_runs import TINY, opened_shapes, run, same, weights
 
@@ -42,18 +41,6 @@ def test_defaults_are_derived_from_the_data(shapes):
     assert evaluated_epochs(5, 8) == {1, 2, 3, 4, 5}
     assert evaluated_epochs(5, 0) == set()
     assert max(evaluated_epochs(40, 8)) == 40
-
-
-@pytest.mark.parametrize(("hardware", "precision"), [(True, "bf16"), (False, "fp32")])
-def test_what_auto_stands_for_is_kept(shapes, monkeypatch, hardware, precision):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": hardware}, raising=False)
-    auto = {"model.trunk": "small", "model.context": "none"}
-    found = resolved(shapes, load_config("modern", auto))
-    side = min(shapes.image_size(shapes.records("train")[0]))
-    assert (found.epochs, found.data.crop, found.model.input_scale) == (200, (128, 128), 2) and side < 64
-    assert found.optim.precision == precision
-    assert resolved(shapes, load_config("modern", auto | {"optim.precision": "fp32"})).optim.precision == "fp32"
 
 
 def test_whole_images_stay_as_large_as_they_are(shapes, tmp_path):

@@ -25,7 +25,7 @@ from fullconv.training.interrupt import Abandoned, Interrupt, deaf_to_signals, i
 from fullconv.training.network import build_model
 from training.stopped_runs import settings
 
-TINY = {"model.trunk": "small", "model.context": "none", "data.crop": 32}
+TINY = {"model.trunk": "small", "model.context": "none", "data.crop": 32, "optim.precision": "fp32"}
 
 
 class Stopped(Exception):

@@ -24,7 +24,14 @@ from fullconv.training.config import OptimSection, load_config
 from fullconv.training.feed import build_feed, median_side
 from fullconv.training.interrupt import Interrupted
 from fullconv.training.network import build_model
-from fullconv.training.progress import TrainingProgress, describe, never_seen, one_class_only, rate_in_words
+from fullconv.training.progress import (
+    TrainingProgress,
+    describe,
+    never_seen,
+    one_class_only,
+    precision_in_words,
+    rate_in_words,
+)
 from fullconv.training.runtime import Runtime
 from fullconv.training.state import TrainState
 from training.short_runs import TINY, opened_shapes
@@ -232,21 +239,44 @@ def test_what_was_derived_is_said_with_its_reason(shapes):
 
 
 @pytest.mark.parametrize(
-    ("asked", "hardware", "said"),
+    ("asked", "has", "said"),
     [
-        ("auto", True, "on the CPU, in bf16, which it multiplies in hardware"),
-        ("auto", False, "on the CPU"),
-        ("fp32", True, "on the CPU"),
-        ("bf16", True, "on the CPU, in bf16"),
-        ("bf16", False, "on the CPU, in bf16, for which it has no hardware: steps may take minutes, in fp32 seconds"),
+        ("auto", True, "in bf16, which the CPU multiplies in hardware (optim.precision)"),
+        ("auto", False, "in fp32, as the CPU has no hardware for bf16 (optim.precision)"),
+        (
+            "auto",
+            None,
+            f"in fp32, as torch {torch.__version__} does not tell whether the CPU has hardware for bf16 (opt",
+        ),
+        ("fp32", True, None),
+        ("bf16", True, None),
+        ("bf16", None, None),
+        (
+            "bf16",
+            False,
+            "warning: the CPU has no hardware for bf16: steps may take minutes, in fp32 seconds (optim.pre",
+        ),
     ],
 )
-def test_the_precision_is_said_with_its_reason(shapes, monkeypatch, asked, hardware, said):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": hardware}, raising=False)
-    config = load_config("modern", {**TINY, "optim.precision": asked})
-    runtime = Runtime(asked, device="cpu")
+def test_the_precision_is_said_with_its_reason(monkeypatch, asked, has, said):
+    monkeypatch.setattr(Runtime, "bf16_in_hardware", has)
+    lines = precision_in_words(asked, Runtime(asked, device="cpu"))
+    assert [line[: len(said or "")] for line in lines] == ([said] if said else [])
+
+
+def test_a_rank_without_bf16_is_the_reason_of_all(monkeypatch):
+    monkeypatch.setattr(Runtime, "bf16_in_hardware", True)
+    monkeypatch.setattr(Runtime, "largest", lambda runtime, number: 1)
+    (line,) = precision_in_words("auto", Runtime("auto", device="cpu"))
+    assert line == "in fp32, as the CPU of another rank has no hardware for bf16 (optim.precision)"
+
+
+@pytest.mark.parametrize(("precision", "where"), [("fp32", "on the CPU"), ("bf16", "on the CPU, in bf16")])
+def test_the_precision_stands_beside_the_device(shapes, precision, where):
+    config = load_config("modern", TINY)
+    runtime = Runtime(precision, device="cpu")
     first, *_ = describe(build_model(shapes, config), shapes, build_feed(shapes, config), config, runtime)
-    assert first.removesuffix(" (optim.precision)").endswith(f" M parameters, {said}")
+    assert first.endswith(f" M parameters, {where}")
 
 
 def test_small_images_are_enlarged_and_that_is_said(shapes, tmp_path, capsys):

@@ -10,8 +10,10 @@ from fullconv.data import write_shapes
 from fullconv.errors import NotFinite, UsageError
 from fullconv.training import find_rate, range_test
 from fullconv.training.range_test import suggested
+from fullconv.training.runtime import Runtime
 
 SETTINGS = {"model.trunk": "small", "model.context": "none", "data.crop": 48, "data.batch_size": 4}
+AUTO = {"optim.precision": "auto"}
 
 
 def test_finds_a_rate_and_leaves_a_picture(tmp_path):
@@ -71,6 +73,14 @@ def test_a_loss_that_is_not_finite_from_the_first_is_an_error(tmp_path, monkeypa
     write_shapes(tmp_path / "data", count=8, sizes=(48, 64))
     with pytest.raises(NotFinite, match="the loss is nan"):
         find_rate(tmp_path / "data", tmp_path / "rates", settings=SETTINGS)
+
+
+def test_the_precision_is_the_machines(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Runtime, "bf16_in_hardware", True)
+    used, real = [], Runtime.autocast
+    monkeypatch.setattr(Runtime, "autocast", lambda runtime: used.append(runtime.precision) or real(runtime))
+    find_rate(write_shapes(tmp_path / "data", count=6), tmp_path / "rates", settings={**SETTINGS, **AUTO}, steps=3)
+    assert set(used) == {"bf16"} and "in bf16, which the CPU multiplies" in capsys.readouterr().err
 
 
 def test_the_suggestion_is_a_tenth_of_the_lowest():

@@ -304,6 +304,20 @@ def test_a_rank_that_waits_for_one_that_never_comes_can_be_ended(shapes, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True])
+def test_two_ranks_are_about_one_in_bf16(shapes, tmp_path, sharded):
+    """With gradients of our own (see :mod:`fullconv.training.kernels`), of weights that each rank has a half of."""
+    pytest.importorskip("timm")
+    settings = SETTINGS | {"model.trunk": "timm:mobilenetv3_small_050", "data.crop": 64, "data.batch_size": 4}
+    settings |= {"optim.batch_norm": "frozen", "optim.precision": "bf16", "optim.sharded": sharded}
+    train(shapes, tmp_path / "one", settings=settings, quiet=True)
+    train_on_two_ranks(command(shapes, tmp_path / "two", settings), tmp_path / "two.txt")
+    expected, found = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0.02, atol=0.002)
+
+
+@pytest.mark.slow
 def test_synchronised_statistics_of_bf16_activations(shapes, tmp_path):
     """They are sums of fp32, and so about those of one rank."""
     settings = SETTINGS | {"optim.batch_norm": "synchronised", "data.batch_size": 4, "optim.precision": "bf16"}

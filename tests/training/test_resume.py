@@ -59,6 +59,16 @@ def test_what_is_drawn_by_chance_is_drawn_again(shapes, tmp_path, monkeypatch, m
     assert digests(tmp_path / "run") == digests(tmp_path / "whole")
 
 
+def test_what_bf16_rounds_is_rounded_again(shapes, tmp_path, monkeypatch):
+    """Also by gradients of our own (see :mod:`fullconv.training.kernels`)."""
+    pytest.importorskip("timm")
+    settings = TINY | {"model.trunk": "timm:mobilenetv3_small_050", "data.crop": 64, "optim.precision": "bf16"}
+    train(shapes, tmp_path / "whole", settings=settings, epochs=1, quiet=True)
+    stopped(monkeypatch, "end_epoch", shapes, tmp_path / "run", settings=settings, epochs=1)
+    train(resume=tmp_path / "run", quiet=True)
+    assert digests(tmp_path / "run") == digests(tmp_path / "whole")
+
+
 @pytest.mark.parametrize(
     ("name", "time", "end"),
     [("last", 1, "state"), ("state", 1, "state"), ("best", 1, "best"), ("last", 2, "last"), ("state", 2, "state")],

@@ -17,6 +17,7 @@ from fullconv.training import loop, range_test
 from fullconv.training.config import load_config
 from fullconv.training.feed import derived_crop, derived_epochs, median_side, resolved
 from fullconv.training.interrupt import Interrupted
+from fullconv.training.runtime import Runtime
 from training.short_runs import TINY, opened_shapes, run, same, weights
 
 shapes = pytest.fixture(opened_shapes, scope="module")
@@ -80,6 +81,37 @@ def test_the_configuration_that_is_kept_says_what_was_derived(shapes, tmp_path):
     asked = load_config("modern", settings | {"epochs": "auto"})
     assert resolved(shapes, asked).epochs == derived_epochs(len(shapes.splits["train"]))
     assert resolved(shapes, load_config("paper-heavy")).data.crop == "none"
+
+
+@pytest.mark.parametrize("more", [{}, {"stages": [{"seed": 1}, {"seed": 2}]}, {"minutes": 1e-5}])
+def test_the_precision_is_that_of_the_first_machine(shapes, tmp_path, monkeypatch, capsys, more):
+    """Settled before the first step, of all stages, and kept where another machine goes on."""
+    used, autocast, end_epoch = [], Runtime.autocast, loop.end_epoch
+    monkeypatch.setattr(Runtime, "autocast", lambda runtime: used.append(runtime.precision) or autocast(runtime))
+    monkeypatch.setattr(Runtime, "bf16_in_hardware", True)
+
+    def stopping(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        end_epoch(*arguments)
+
+    settings = TINY | {"optim.precision": "auto", "epochs": "auto" if "minutes" in more else 1} | more
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "end_epoch", stopping)
+        with pytest.raises(Interrupted):
+            train(shapes, tmp_path / "run", settings=settings)
+    said = capsys.readouterr().err
+    assert said.startswith("in bf16, which the CPU multiplies in hardware (optim.precision)\n")
+    monkeypatch.setattr(Runtime, "bf16_in_hardware", False)
+    train(shapes, resume=tmp_path / "run")
+    assert capsys.readouterr().err.startswith("warning: the CPU has no hardware for bf16")
+    for path in (tmp_path / "run").rglob("config.yaml"):
+        assert load_config(str(path)).optim.precision == "bf16"
+    assert set(used) == {"bf16"}
+
+
+def test_a_stage_has_no_precision_of_the_machine(shapes, tmp_path):
+    with pytest.raises(UsageError, match=r"stages: optim\.precision=auto is for a whole run"):
+        run(shapes, tmp_path / "run", settings={"stages": [{"optim.precision": "auto"}]})
 
 
 def test_what_a_run_remembers_makes_the_same_run(shapes, tmp_path):

@@ -18,6 +18,7 @@ from fullconv.training.config import load_config
 from fullconv.training.feed import names_digest
 from fullconv.training.interrupt import Interrupted
 from fullconv.training.runlog import RunLog
+from fullconv.training.runtime import Runtime
 from training.stopped_runs import EPOCHS, TINY, digest_of, stopped
 
 
@@ -44,7 +45,8 @@ def test_a_run_on_an_opened_data_set_wants_it_again(shapes, tmp_path):
 def test_what_cannot_begin_leaves_nothing(shapes, tmp_path, monkeypatch):
     """Neither where ranks cannot share a step, nor where TensorBoard is not installed."""
     with monkeypatch.context() as patch:
-        patch.setattr(run, "Runtime", lambda: SimpleNamespace(rank=0, ranks=3))
+        ranks = {"device": torch.device("cpu"), "rank": 0, "ranks": 3}
+        patch.setattr(run, "Runtime", lambda precision="fp32": SimpleNamespace(precision=precision, **ranks))
         with pytest.raises(UsageError, match="a step of 2 images cannot be shared by 3 ranks"):
             train(shapes, tmp_path / "run", settings=TINY | {"data.patches": "class"}, epochs=1, quiet=True)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
@@ -103,11 +105,12 @@ def test_a_restart_by_torchrun_goes_on_with_no_other_run(shapes, tmp_path, monke
 
 def test_a_restart_by_torchrun_keeps_the_precision(shapes, tmp_path, monkeypatch):
     """Also on a machine where another would be faster."""
-    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
-    stopped(monkeypatch, "validate", shapes, tmp_path / "run", settings=TINY, epochs=EPOCHS)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    settings = TINY | {"optim.precision": "auto"}
+    monkeypatch.setattr(Runtime, "bf16_in_hardware", False)
+    stopped(monkeypatch, "validate", shapes, tmp_path / "run", settings=settings, epochs=EPOCHS)
+    monkeypatch.setattr(Runtime, "bf16_in_hardware", True)
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    train(shapes, tmp_path / "run", settings=TINY, epochs=EPOCHS, quiet=True)
+    train(shapes, tmp_path / "run", settings=settings, epochs=EPOCHS, quiet=True)
     assert load_config(str(tmp_path / "run" / "config.yaml")).optim.precision == "fp32"
     assert (tmp_path / "run" / "summary.json").is_file()
 

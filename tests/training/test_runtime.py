@@ -71,6 +71,33 @@ def test_memory_that_a_step_frees_is_kept_for_the_next(tmp_path):
     assert int((tmp_path / "answer").read_text()) < 16
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "has"), [({"avx512_bf16": True}, True), ({"avx512_bf16": False}, False), ({"neon": True}, None)]
+)
+def test_what_a_processor_says_of_bf16(monkeypatch, capabilities, has):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert Runtime(device="cpu").bf16_in_hardware is has
+    assert Runtime("auto", device="cpu").precision == ("bf16" if has else "fp32")
+    assert [Runtime(given, device="cpu").precision for given in ("fp32", "bf16")] == ["fp32", "bf16"]
+
+
+def test_older_torch_says_nothing_of_bf16(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert Runtime(device="cpu").bf16_in_hardware is None
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_what_a_gpu_says_of_bf16(monkeypatch, has):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has or including_emulation)
+    assert Runtime(device="cuda").bf16_in_hardware is has
+
+
+def test_all_ranks_must_have_bf16(monkeypatch):
+    monkeypatch.setattr(Runtime, "bf16_in_hardware", True)
+    monkeypatch.setattr(Runtime, "largest", lambda runtime, number: max(number, True))  # Another one's.
+    assert Runtime("auto", device="cpu").precision == "fp32"
+
+
 def test_weights_lie_channels_last_where_that_is_faster():
     """Measured: docs/results.md."""
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1))

@@ -121,7 +121,7 @@ class OptimSection(_Section):
     from 0, before ``schedule`` goes on. ``label_smoothing`` spreads that share of a pixel evenly over all classes.
     ``clip`` is the largest norm of a step's gradient, 0 for none. ``average`` is the weight of the past in the running
     average of the weights, which is what is scored and kept; 0 for none. ``precision: auto`` is ``bf16`` where the
-    device multiplies it in hardware: see :func:`fullconv.training.kernels.fastest_precision`.
+    device multiplies it in hardware, for the whole run: see :class:`fullconv.training.runtime.Runtime`.
     """
 
     optimiser: Literal["adamw", "sgd"] = "adamw"
@@ -191,6 +191,8 @@ class TrainConfig(_Section):
             raise UsageError(f"data.scale=[{low:g}, {high:g}]: give the smaller factor first")
         if self.data.patches != "none" and self.data.crop == "none":
             raise UsageError("patches need a size: set data.crop to the height and width of a patch")
+        if any(stage.get("optim.precision") == "auto" for stage in self.stages):
+            raise UsageError("stages: optim.precision=auto is for a whole run: for a stage, choose fp32 or bf16")
         if self.minutes is not None and self.epochs != "auto":
             raise UsageError(
                 "minutes (--time) chooses the epochs of the run: leave epochs out, or set epochs=auto where the recipe "

@@ -19,7 +19,6 @@ from ..errors import FullconvError, UsageError, in_one_line
 from ..files import CellImage, ImageFile, Picture
 from .config import TrainConfig, changed
 from .interrupt import deaf_to_signals
-from .kernels import fastest_precision
 
 CROP_MULTIPLE, LARGEST_CROP = 32, 512
 LARGE_SIDE, LARGEST_SCALE = 384, 2
@@ -228,7 +227,6 @@ def resolved(source: DataSource, config: TrainConfig, rank: int = 0, ranks: int 
         "minutes": None,
         "data.crop": feed.crop or "none",
         "model.input_scale": input_scale(source, config),
-        "optim.precision": fastest_precision() if config.optim.precision == "auto" else config.optim.precision,
     }
     return changed(config, derived)
 

@@ -1,5 +1,6 @@
 """Layers of a network computed in another way, to the same effect: faster, or with less memory."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -9,6 +10,12 @@ from torch.overrides import TorchFunctionMode
 
 MANY_WEIGHTS, FEW_CELLS = 10**7, 768
 """From so many weights, up to so many cells, ``as_product`` is faster (measured: docs/results.md)."""
+
+FAST_COLUMNS = 3
+"""Of a depthwise kernel, for whose gradients oneDNN has a fast way in bf16 (measured there)."""
+
+_Window = tuple[tuple[int, int], tuple[int, int]]
+"""Stride and padding."""
 
 
 def fastest_layout(model: nn.Module, device: torch.device) -> torch.memory_format:
@@ -21,21 +28,6 @@ def fastest_layout(model: nn.Module, device: torch.device) -> torch.memory_forma
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d)]
     dense = [layer for layer in layers if layer.groups == 1 and layer.kernel_size != (1, 1)]
     return torch.contiguous_format if slow and 2 * len(dense) > len(layers) else torch.channels_last
-
-
-def fastest_precision(device: str | None = None) -> str:
-    """Return ``bf16`` where a kind of device multiplies it in hardware, else ``fp32``.
-
-    Without hardware a processor may take minutes for a step in bf16 that takes seconds in fp32.
-
-    Args:
-        device: ``cpu`` or ``cuda``; by default the GPU's kind, if there is one.
-    """
-    if (device or ("cuda" if torch.cuda.is_available() else "cpu")) == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    # Older releases of torch do not tell.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict[str, bool])()
-    return "bf16" if capabilities.get("avx512_bf16") else "fp32"
 
 
 def relu6(layer: nn.ReLU6, x: Tensor) -> Tensor:
@@ -63,70 +55,62 @@ class _Relu6(torch.autograd.Function):
         return before
 
 
-def is_depthwise(layer: nn.Conv2d) -> bool:
-    """Return whether a convolution has a kernel of its own for every channel, and cells of it side by side."""
-    return layer.groups == layer.in_channels == layer.out_channels > 1 and layer.dilation == (1, 1)
-
-
 def depthwise(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """Convolve as ``layer`` does, whatever it pads; in bf16 with gradients that are fast there."""
-    output: Tensor
-    if not torch.is_autocast_enabled(x.device.type):
-        output = type(layer).forward(layer, x)
-        return output
-    with _FastGradients():
-        output = type(layer).forward(layer, x)
+    """Convolve as ``layer`` does, whatever it pads; in bf16, if it is depthwise, with gradients that are fast there."""
+    with _FastGradients() if _in_bf16(x) else nullcontext():
+        output: Tensor = type(layer).forward(layer, x)
     return output
 
 
 class _FastGradients(TorchFunctionMode):
-    """Replaces depthwise convolutions within a block."""
+    """Replaces depthwise convolutions within a block, if torch's gradients of them are slow."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is not F.conv2d or kwargs or len(args) != 7 or not _is_known(*args[1:]):
+        if function is not F.conv2d or kwargs or len(args) != 7 or not _is_slow(*args[1:]):
             return function(*args, **(kwargs or {}))
         x, weight, bias, stride, padding = args[:5]
-        output = _Depthwise.apply(x.bfloat16(), weight.bfloat16(), stride, padding)
-        return output if bias is None else output + bias.bfloat16()[:, None, None]
+        return _Depthwise.apply(
+            x.bfloat16(), weight.bfloat16(), bias if bias is None else bias.bfloat16(), stride, padding
+        )
 
 
-def _is_known(weight: Tensor, bias: object, stride: object, padding: object, dilation: object, groups: int) -> bool:
-    """Return whether a convolution is depthwise, with a window given by pairs, not dilated, never in padding alone."""
-    if not (isinstance(stride, tuple) and isinstance(padding, tuple) and dilation == (1, 1)):
+def _is_slow(weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int) -> bool:
+    """Return whether a convolution is one of those that :class:`_Depthwise` is for."""
+    pairs = isinstance(stride, tuple) and isinstance(padding, tuple) and dilation == (1, 1)
+    if not pairs or weight.shape[:2] != (groups, 1):
         return False
     within = all(pad < side for pad, side in zip(padding, weight.shape[2:], strict=True))
-    return within and weight.shape[:2] == (groups, 1)
+    return within and (stride != (1, 1) or weight.shape[3] > FAST_COLUMNS)
 
 
 class _Depthwise(torch.autograd.Function):
     """A depthwise convolution in bf16.
 
-    For two of its gradients oneDNN has no fast kernels, and takes ten to fifty times as long as for others: for that of
-    the features under a stride, which is therefore a convolution, without a stride, of the gradient spread out; and for
+    For two of its gradients oneDNN has no fast kernels, and takes about ten times as long as need be: for that of the
+    features under a stride, which is therefore a convolution, without a stride, of the gradient spread out; and for
     that of weights of more than three columns, which are therefore taken three at most at a time.
     """
 
     @staticmethod
-    def forward(context: Any, x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+    def forward(
+        context: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], padding: tuple[int, int]
+    ) -> Tensor:
         context.save_for_backward(x, weight)
         context.window = (stride, padding)
-        return F.conv2d(x, weight, None, stride, padding, 1, len(weight))
+        return F.conv2d(x, weight, bias, stride, padding, 1, len(weight))
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = context.saved_tensors
-        of_x, of_weight, _, _ = context.needs_input_grad
+        of_x, of_weight, of_bias = context.needs_input_grad[:3]
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         return (
             _gradient_of_features(gradient, x, weight, context.window) if of_x else None,
             _gradient_of_weights(gradient, x, weight, context.window) if of_weight else None,
+            gradient.sum((0, 2, 3)) if of_bias else None,
             None,
             None,
         )
-
-
-_Window = tuple[tuple[int, int], tuple[int, int]]
-"""Stride and padding."""
 
 
 def _gradient_of_features(gradient: Tensor, x: Tensor, weight: Tensor, window: _Window) -> Tensor:
@@ -145,12 +129,12 @@ def _gradient_of_features(gradient: Tensor, x: Tensor, weight: Tensor, window: _
 
 def _gradient_of_weights(gradient: Tensor, x: Tensor, weight: Tensor, window: _Window) -> Tensor:
     columns = weight.shape[3]
-    if columns <= 3:
+    if columns <= FAST_COLUMNS:
         return _torchs_gradient(1, gradient, x, weight, window)
-    ((_, across), (above, beside)) = stride, _ = window
-    reach, left, gradients = (gradient.shape[3] - 1) * across, 0, list[Tensor]()
+    stride, (above, beside) = window
+    reach, left, gradients = (gradient.shape[3] - 1) * stride[1], 0, list[Tensor]()
     padded = F.pad(x, (beside, beside))
-    for part in weight.tensor_split(-(-columns // 3), dim=3):
+    for part in weight.tensor_split(-(-columns // FAST_COLUMNS), dim=3):
         seen = padded[..., left : left + reach + part.shape[3]]
         gradients.append(_torchs_gradient(1, gradient, seen, part, (stride, (above, 0))))
         left += part.shape[3]
@@ -166,6 +150,11 @@ def _torchs_gradient(of: int, gradient: Tensor, x: Tensor, weight: Tensor, windo
     return found[of]
 
 
+def _in_bf16(x: Tensor) -> bool:
+    """Return whether layers compute in bf16 on a processor."""
+    return x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+
+
 def is_fully_connected(layer: nn.Conv2d) -> bool:
     """Return whether a convolution was a large fully connected layer, or might have been one: fc6 and fc7."""
     plain = layer.stride == layer.dilation == (1, 1) and layer.padding == (0, 0) and layer.groups == 1
@@ -179,7 +168,7 @@ def as_product(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """
     height, width = layer.kernel_size
     cells = x.shape[0] * (x.shape[2] - height + 1) * (x.shape[3] - width + 1)
-    if not torch.is_autocast_enabled(x.device.type) or cells > FEW_CELLS:
+    if not _in_bf16(x) or cells > FEW_CELLS:
         output: Tensor = type(layer).forward(layer, x)
         return output
     patches = x.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 4, 5, 1).flatten(3)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, Any, cast
 
+import torch
 from jaxtyping import Int64
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -29,7 +30,6 @@ from .feed import (
     mean_area,
     median_side,
 )
-from .kernels import fastest_precision
 from .runtime import Runtime, is_first
 from .state import TrainState
 
@@ -60,8 +60,7 @@ def describe(
     step, derived = feed.sampler.images_a_step, config.epochs == "auto"
     why = f" ({PASSES} / √{feed.samples} passes, at least {FEWEST_EPOCHS}, at most {MOST_EPOCHS})" if derived else ""
     lines = [
-        f"{config.model.trunk}, FCN-{config.model.finest_stride}s, {parameters / 1e6:.1f} M parameters, on {runtime}"
-        + precision_in_words(runtime, config.optim.precision),
+        f"{config.model.trunk}, FCN-{config.model.finest_stride}s, {parameters / 1e6:.1f} M parameters, on {runtime}",
         f"{source.labels.num_classes} classes; {scored}",
         f"{feed.epochs:g} epochs of {feed.samples} {things}{why}, {feed.steps_an_epoch} steps of {step} an epoch",
     ]
@@ -90,13 +89,22 @@ def describe(
     return [*lines, rate_in_words(config.optim, step * area * data.keep / config.optim.loss_stride**2)]
 
 
-def precision_in_words(runtime: Runtime, asked: str) -> str:
-    """Return what ends the sentence of where a network trains: nothing in fp32, and of bf16 why, or why not."""
-    if runtime.precision == "fp32":
-        return ""
-    if fastest_precision(runtime.device.type) == "fp32":
-        return ", in bf16, for which it has no hardware: steps may take minutes, in fp32 seconds (optim.precision)"
-    return ", in bf16" + (", which it multiplies in hardware" if asked == "auto" else "")
+def precision_in_words(asked: str, runtime: Runtime) -> list[str]:
+    """Return why ``auto`` is what it is on these devices, and a warning of bf16 that was asked for where it is slow."""
+    device = "the CPU" if runtime.device.type == "cpu" else "the GPU"
+    if asked == "bf16" and runtime.bf16_in_hardware is False:
+        return [
+            f"warning: {device} has no hardware for bf16: steps may take minutes, in fp32 seconds (optim.precision)"
+        ]
+    if asked != "auto":
+        return []
+    if runtime.precision == "bf16":
+        why = f"which {device} multiplies in hardware"
+    elif runtime.bf16_in_hardware is None:
+        why = f"as torch {torch.__version__} does not tell whether {device} has hardware for bf16"
+    else:
+        why = f"as {device} {'of another rank ' if runtime.bf16_in_hardware else ''}has no hardware for bf16"
+    return [f"in {runtime.precision}, {why} (optim.precision)"]
 
 
 def taken_over(report: StartReport, saved: str) -> list[str]:

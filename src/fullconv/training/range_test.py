@@ -16,7 +16,7 @@ from .feed import build_feed, naming_dead_workers
 from .interrupt import Interrupt, leaving_passes
 from .loop import starting_network
 from .optim import build_optimiser, set_rates
-from .run import asked_config, open_checked
+from .run import asked_config, open_checked, settled
 from .runlog import RunLog
 from .runtime import Runtime, naming_lost_ranks
 from .step import Objective, step_size, train_step
@@ -85,7 +85,7 @@ def find_rate(
     figure = _figure()
     source, log = open_checked(data), RunLog.new(out)
     with naming_dead_workers(), naming_lost_ranks():
-        found = range_test(source, config, log, steps)
+        found = range_test(source, settled(config), log, steps)
     log.write_json(f"{RANGE_TEST}.json", asdict(found))
     if log.writes:
         _draw(figure, found, config.optim.rate)

@@ -19,7 +19,7 @@ from .config import TrainConfig, all_settings, changed, load_config, recipe_name
 from .events import summary_writer
 from .feed import names_digest, naming_dead_workers, resolved
 from .loop import fit
-from .progress import say
+from .progress import precision_in_words, say
 from .runlog import RunLog, TrainResult, is_run, starting_from, with_absolute_paths
 from .runtime import Runtime, is_restarted, naming_lost_ranks
 from .stages import check_networks, fit_stages, stage_configs
@@ -84,6 +84,7 @@ def train(
     if kept is not None:
         return _run_again(data, config, kept, RunLog(out), began, quiet)
     source, log = open_checked(data, quiet=quiet), RunLog.new(out)
+    config = settled(config, quiet=quiet)
     # What is wrong with a network or with what it would be fed is said before there is a run.
     remembered = _remembered(source, config)
     check_networks(source, config)
@@ -102,7 +103,7 @@ def _resumed(data: str | Path | DataSource | None, run: str | Path, began: float
         log.moved_to = Path(data).resolve()
     _check_same_images(source, log)
     with log.held():
-        return _run(source, log.config(), log, began, quiet)
+        return _run(source, settled(log.config(), quiet=quiet), log, began, quiet)
 
 
 def _run_again(
@@ -116,7 +117,7 @@ def _run_again(
     source = open_checked(data, quiet=quiet)
     if config.minutes is not None and kept.minutes is None:
         config = as_chosen(config, kept)
-    if config.optim.precision == "auto":  # Another machine's may be another.
+    if config.optim.precision == "auto":  # Here it may be another.
         config = changed(config, {"optim.precision": kept.optim.precision})
     same = with_absolute_paths(_remembered(source, config)) == kept
     if not same or not (isinstance(data, DataSource) or log.data() == Path(data).resolve()):
@@ -161,6 +162,19 @@ def asked_config(recipe: str, changes: Mapping[str, Any], kept: TrainConfig | No
         told |= config.model.model_fields_set
     saved = read_config(model_folder(config.model.init))[0] if kept is None else kept.model
     return changed(config, {f"model.{name}": getattr(saved, name) for name in BROUGHT if name not in told})
+
+
+def settled(config: TrainConfig, *, quiet: bool = False) -> TrainConfig:
+    """Return a configuration with the precision of the whole run, and say why it is that. Collective.
+
+    Raises:
+        FullconvError: Another rank has ended.
+    """
+    asked = config.optim.precision
+    with naming_lost_ranks():
+        runtime = Runtime(asked)
+    say(*precision_in_words(asked, runtime), quiet=quiet)
+    return changed(config, {"optim.precision": runtime.precision})
 
 
 def _check_stages(config: TrainConfig, changes: Mapping[str, Any]) -> None:

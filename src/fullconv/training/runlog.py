@@ -387,6 +387,7 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": runtime.device_name,
         "instructions": torch.backends.cpu.get_cpu_capability(),
+        "bf16_in_hardware": runtime.bf16_in_hardware,
         "ranks": runtime.ranks,
         "command": sys.argv,
     }

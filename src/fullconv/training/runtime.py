@@ -18,15 +18,7 @@ from torch import Tensor, nn
 from ..data import Batch
 from ..errors import FullconvError, UsageError, in_one_line
 from .interrupt import dying_at_once
-from .kernels import (
-    as_product,
-    depthwise,
-    fastest_layout,
-    fastest_precision,
-    is_depthwise,
-    is_fully_connected,
-    relu6,
-)
+from .kernels import as_product, depthwise, fastest_layout, is_fully_connected, relu6
 
 
 class Runtime:
@@ -36,7 +28,8 @@ class Runtime:
     and adds its gradients to the others'.
 
     Args:
-        precision: ``fp32``, or ``bf16`` autocast (weights and the loss stay fp32); ``auto`` for the device's fastest.
+        precision: ``fp32``; ``bf16`` autocast (weights and the loss stay fp32); or ``auto``, that is ``bf16`` where the
+            devices of all ranks multiply it in hardware (collective: every rank must ask for it).
         device: By default the rank's GPU, else the CPU.
 
     Attributes:
@@ -52,10 +45,12 @@ class Runtime:
         self.rank, self.ranks = _joined()
         gpu = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         self.device = torch.device(device or (gpu if torch.cuda.is_available() else "cpu"))
-        self.precision = fastest_precision(self.device.type) if precision == "auto" else precision
         self.pieces = 1
         self._chance: int | None = None
         self.sharded = self.lockstep = False
+        if precision == "auto":
+            precision = "fp32" if self.largest(not self.bf16_in_hardware) else "bf16"
+        self.precision = precision
 
     def prepare(self, model: nn.Module, batch_norm: str = "batch") -> None:
         """Move a network to the device, in its fastest layout and kernels there, with equal weights everywhere.
@@ -79,7 +74,7 @@ class Runtime:
             for layer in model.modules():
                 if isinstance(layer, nn.Conv2d) and is_fully_connected(layer):
                     layer.forward = functools.partial(as_product, layer)  # type: ignore[method-assign]
-                elif isinstance(layer, nn.Conv2d) and is_depthwise(layer):
+                elif isinstance(layer, nn.Conv2d) and layer.groups > 1:
                     layer.forward = functools.partial(depthwise, layer)  # type: ignore[method-assign]
         self.align(model)
 
@@ -161,13 +156,26 @@ class Runtime:
             dist.barrier()
 
     @property
+    def bf16_in_hardware(self) -> bool | None:
+        """Whether the device multiplies bf16 in hardware; None where torch does not tell.
+
+        Of processors only x86 ones are asked. One without may take minutes for a step that takes seconds in fp32.
+        """
+        if self.device.type == "cuda":
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        # Older releases of torch do not tell.
+        capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+        return capabilities.get("avx512_bf16")
+
+    @property
     def device_name(self) -> str:
         """The GPU's name, or ``cpu``."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
 
     def __str__(self) -> str:
         device = "the CPU" if self.device.type == "cpu" else self.device_name
-        return device if self.ranks == 1 else f"{self.ranks} × {device}"
+        where = device if self.ranks == 1 else f"{self.ranks} × {device}"
+        return where if self.precision == "fp32" else f"{where}, in {self.precision}"
 
     def memory(self) -> int:
         """Return the most bytes that were in use so far: of the GPU, or of the process."""
