@@ -57,7 +57,7 @@ class _Relu6(torch.autograd.Function):
 
 def depthwise(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """Convolve as ``layer`` does, whatever it pads; in bf16, if it is depthwise, with gradients that are fast there."""
-    with _FastGradients() if _in_bf16(x) else nullcontext():
+    with _FastGradients() if torch.is_autocast_enabled("cpu") else nullcontext():
         output: Tensor = type(layer).forward(layer, x)
     return output
 
@@ -150,11 +150,6 @@ def _torchs_gradient(of: int, gradient: Tensor, x: Tensor, weight: Tensor, windo
     return found[of]
 
 
-def _in_bf16(x: Tensor) -> bool:
-    """Return whether layers compute in bf16 on a processor."""
-    return x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-
-
 def is_fully_connected(layer: nn.Conv2d) -> bool:
     """Return whether a convolution was a large fully connected layer, or might have been one: fc6 and fc7."""
     plain = layer.stride == layer.dilation == (1, 1) and layer.padding == (0, 0) and layer.groups == 1
@@ -168,7 +163,7 @@ def as_product(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """
     height, width = layer.kernel_size
     cells = x.shape[0] * (x.shape[2] - height + 1) * (x.shape[3] - width + 1)
-    if not _in_bf16(x) or cells > FEW_CELLS:
+    if not torch.is_autocast_enabled("cpu") or cells > FEW_CELLS:
         output: Tensor = type(layer).forward(layer, x)
         return output
     patches = x.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 4, 5, 1).flatten(3)
