@@ -5,7 +5,6 @@ import shutil
 import signal
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -45,8 +44,9 @@ def test_a_run_on_an_opened_data_set_wants_it_again(shapes, tmp_path):
 def test_what_cannot_begin_leaves_nothing(shapes, tmp_path, monkeypatch):
     """Neither where ranks cannot share a step, nor where TensorBoard is not installed."""
     with monkeypatch.context() as patch:
-        ranks = {"device": torch.device("cpu"), "rank": 0, "ranks": 3}
-        patch.setattr(run, "Runtime", lambda precision="fp32": SimpleNamespace(precision=precision, **ranks))
+        several = Runtime()
+        several.ranks = 3
+        patch.setattr(run, "Runtime", lambda *precision: several)
         with pytest.raises(UsageError, match="a step of 2 images cannot be shared by 3 ranks"):
             train(shapes, tmp_path / "run", settings=TINY | {"data.patches": "class"}, epochs=1, quiet=True)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
