@@ -2,34 +2,18 @@
 
     python benchmarks/precision.py --trunks timm:tf_efficientnet_lite0 resnet18 vgg16 --rounds 5
 
-8 classes, batch 8 of 256×256, the default recipe's loss and optimiser; medians over the rounds, after one that does not
-count. Where bf16 is not multiplied in hardware, a step in it may take minutes.
+On the CPU, 21 classes, batch 8 of 256×256, the default recipe's loss and optimiser; medians over the rounds, after one
+that does not count. Where bf16 is not multiplied in hardware, a step in it may take minutes.
 """
 
 import argparse
 import copy
-from collections.abc import Callable
 
 import torch
-from training_step import time_sides
+from training_step import CLASSES, our_step, time_sides
 
 import fullconv
-from fullconv.data import Batch
-from fullconv.training.config import load_config
-from fullconv.training.optim import build_optimiser
 from fullconv.training.runtime import Runtime
-from fullconv.training.step import Objective, train_step
-
-CLASSES = 8
-
-
-def step_of(model: fullconv.FCN, precision: str, batch: Batch) -> Callable[[], float]:
-    config = load_config("modern", {"optim.precision": precision})
-    runtime = Runtime(precision)
-    runtime.prepare(model)
-    optimiser = build_optimiser(model, config.optim)
-    objective = Objective(config, runtime, {"semantic": runtime.place(torch.ones(CLASSES))})
-    return lambda: train_step(model, [batch], optimiser, objective)
 
 
 def seconds_per_step(trunk: str, size: int, batch_size: int, rounds: int) -> dict[str, float]:
@@ -38,8 +22,10 @@ def seconds_per_step(trunk: str, size: int, batch_size: int, rounds: int) -> dic
     images = torch.rand(batch_size, 3, size, size) * 255
     target = torch.randint(CLASSES, (batch_size, size // 32, size // 32))
     target = target.repeat_interleave(32, 1).repeat_interleave(32, 2)
-    batch = Batch(images, target, tuple(map(str, range(batch_size))), 255)
-    steps = {precision: step_of(copy.deepcopy(model), precision, batch) for precision in ("fp32", "bf16")}
+    steps = {
+        precision: our_step(copy.deepcopy(model), images, target, "modern", precision=precision)
+        for precision in ("fp32", "bf16")
+    }
     return {precision: batch_size / rate for precision, rate in time_sides(steps, rounds, batch_size).items()}
 
 
@@ -51,7 +37,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.manual_seed(0)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; auto is {Runtime('auto').precision}")
+    auto = Runtime("auto", device="cpu").precision
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; auto is {auto}")
     for trunk in options.trunks:
         found = seconds_per_step(trunk, options.size, options.batch_size, options.rounds)
         ratio = found["fp32"] / found["bf16"]

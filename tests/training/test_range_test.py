@@ -13,7 +13,6 @@ from fullconv.training.range_test import suggested
 from fullconv.training.runtime import Runtime
 
 SETTINGS = {"model.trunk": "small", "model.context": "none", "data.crop": 48, "data.batch_size": 4}
-AUTO = {"optim.precision": "auto"}
 
 
 def test_finds_a_rate_and_leaves_a_picture(tmp_path):
@@ -79,7 +78,8 @@ def test_the_precision_is_the_machines(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Runtime, "bf16_in_hardware", True)
     used, real = [], Runtime.autocast
     monkeypatch.setattr(Runtime, "autocast", lambda runtime: used.append(runtime.precision) or real(runtime))
-    find_rate(write_shapes(tmp_path / "data", count=6), tmp_path / "rates", settings={**SETTINGS, **AUTO}, steps=3)
+    settings = SETTINGS | {"optim.precision": "auto"}
+    find_rate(write_shapes(tmp_path / "data", count=6), tmp_path / "rates", settings=settings, steps=3)
     assert set(used) == {"bf16"} and "in bf16, which the CPU multiplies" in capsys.readouterr().err
 
 
