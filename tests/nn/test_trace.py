@@ -1,4 +1,5 @@
 from fractions import Fraction
+from functools import partial
 
 import pytest
 import torch
@@ -45,8 +46,6 @@ def facts(feature):
         (nn.Upsample(scale_factor=2, mode="nearest"), LayerSpec(2, 2, transposed=True)),
         (nn.Upsample(scale_factor=2, mode="bilinear"), LayerSpec(4, 2, (1, 1), transposed=True)),
         (nn.Upsample(scale_factor=3, mode="bilinear"), LayerSpec(5, 3, (1, 1), transposed=True)),
-        (nn.Hardswish(), LayerSpec()),
-        (nn.PReLU(), LayerSpec()),
         (nn.LocalResponseNorm(5), LayerSpec()),
         (Lambda(lambda x: x[..., 2:-3, 2:-3]), LayerSpec(padding=(-2, -3))),
         (Lambda(lambda x: x[..., ::2, ::2]), LayerSpec(1, 2)),
@@ -57,6 +56,34 @@ def facts(feature):
 def test_single_operations(layer, spec):
     field = chain([spec])
     assert facts(output(layer, in_channels=3)) == (field.stride, field.offset, field.receptive_field)
+
+
+@pytest.mark.parametrize("kind", [nn.GELU, nn.LogSigmoid, nn.PReLU, nn.Sigmoid, nn.Softplus, nn.Tanh])
+def test_activations_leave_positions_alone(kind):
+    assert facts(output(nn.Sequential(nn.Conv2d(3, 4, 3, 2), kind()))) == (2, 1, 3)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        nn.CELU,
+        nn.ELU,
+        nn.Hardsigmoid,
+        nn.Hardswish,
+        nn.Hardtanh,
+        nn.LeakyReLU,
+        nn.Mish,
+        nn.ReLU,
+        nn.ReLU6,
+        nn.RReLU,
+        nn.SELU,
+        nn.SiLU,
+        partial(nn.Threshold, 0.0, 0.0),
+    ],
+)
+def test_so_do_those_in_place(kind, inplace):
+    assert facts(output(nn.Sequential(nn.Conv2d(3, 4, 3, 2), kind(inplace=inplace)))) == (2, 1, 3)
 
 
 def test_sizes_of_a_feature_follow_its_layers():
@@ -116,6 +143,34 @@ def test_a_linear_layer_over_channels_is_a_1x1_convolution():
     assert feature.channels == 5
 
 
+def test_rows_times_weights_are_a_1x1_convolution():
+    """As torch computes a linear layer over channels that do not lie together, up to 2.10."""
+
+    def rows_times_weights(x, linear):
+        rows = x.squeeze(0).permute(1, 2, 0)
+        return torch.bmm(rows, linear.weight.T.expand(len(rows), 3, 5)).permute(2, 0, 1).unsqueeze(0)
+
+    feature = output(nn.Sequential(nn.MaxPool2d(2), Lambda(rows_times_weights, nn.Linear(3, 5))), in_channels=3)
+    assert facts(feature) == (2, Fraction(1, 2), 2)
+    assert feature.channels == 5
+
+
+@pytest.mark.parametrize(
+    "product",
+    [
+        lambda x: torch.bmm(x, torch.empty(3, x.shape[2], 5, device="meta")),
+        lambda x: torch.bmm(torch.empty(3, 5, x.shape[1], device="meta"), x),
+        lambda x: torch.bmm(torch.empty(x.shape[1], 5, x.shape[2], device="meta"), x.permute(1, 2, 0)),
+        lambda x: torch.bmm(x.permute(1, 2, 0), x.permute(1, 0, 2)),
+    ],
+    ids=["along width", "along height", "along width, channels last", "attention"],
+)
+def test_products_along_an_axis_of_the_image_are_reported(product):
+    geometry = geometry_of(nn.Sequential(Lambda(lambda x: product(x.squeeze(0)).unsqueeze(0))), (32, 32), 3)
+    assert geometry.lost == ("output",)
+    assert geometry.unknown["0"].startswith("attention")
+
+
 def test_normalisation():
     assert output(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))).receptive_field == 3
     assert output(nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4))).receptive_field is None
@@ -156,7 +211,7 @@ def test_a_forward_pass_that_stops_keeps_what_came_before():
 @pytest.mark.parametrize(
     ("options", "seen"),
     [
-        ({"input_size": (4, 5)}, "3×4×5: stops here: .*Kernel size"),
+        ({"input_size": (4, 5)}, "3×4×5: stops here: .*(Kernel|Output) size"),
         ({"in_channels": 4}, "4×256×256: stops here: .*channel"),
     ],
 )

@@ -286,6 +286,7 @@ RULES: dict[str, Rule] = {
         (
             "detach",
             "alias",
+            "empty_like",
             "expand",
             "native_batch_norm",
             "_native_batch_norm_legit_no_training",
@@ -295,8 +296,20 @@ RULES: dict[str, Rule] = {
         ),
         _keep,
     ),
-    **dict.fromkeys(  # elementwise, but not tagged so by torch
-        ("hardswish", "hardswish_", "_prelu_kernel", "threshold", "threshold_", "log_sigmoid_forward"),
+    **dict.fromkeys(  # elementwise, but not tagged so by every torch, or not in place
+        (
+            "hardswish",
+            "hardtanh",
+            "hardsigmoid",
+            "elu",
+            "celu",
+            "leaky_relu",
+            "mish",
+            "_prelu_kernel",
+            "rrelu_with_noise",
+            "threshold",
+            "log_sigmoid_forward",
+        ),
         pointwise,
     ),
     "glu": _along_channels,

@@ -240,6 +240,9 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         output: object,
     ) -> State:
         name = func.overloadpacket.__name__
+        left = self.state(bound["self"]) if name == "bmm" and len(inputs) == 1 else None
+        if isinstance(left, Grid) and -1 not in left.axes:  # Times weights: a linear layer over channels.
+            return left
         if name in MIXERS:
             rows = [state for state in inputs if isinstance(state, Rows)]
             if rows and name != "bmm":
@@ -251,7 +254,7 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         try:
             if all(isinstance(state, Pooled) for state in inputs):
                 return Pooled()
-            rule = RULES.get(name) or (pointwise if torch.Tag.pointwise in func.tags else None)
+            rule = RULES.get(name.removesuffix("_")) or (pointwise if torch.Tag.pointwise in func.tags else None)
             if rule is None:
                 raise UnknownGeometry(f"operation {name} is not one whose positions are known")
             state = rule(inputs, bound, shapes, output)
