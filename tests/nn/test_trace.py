@@ -144,7 +144,7 @@ def test_a_linear_layer_over_channels_is_a_1x1_convolution():
 
 
 def test_rows_times_weights_are_a_1x1_convolution():
-    """As torch computes a linear layer over channels that do not lie together, up to 2.10."""
+    """As torch 2.10 computes a linear layer over channels that do not lie together."""
 
     def rows_times_weights(x, linear):
         rows = x.squeeze(0).permute(1, 2, 0)

@@ -240,13 +240,9 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         output: object,
     ) -> State:
         name = func.overloadpacket.__name__
-        left = self.state(bound["self"]) if name == "bmm" and len(inputs) == 1 else None
-        if isinstance(left, Grid) and -1 not in left.axes:  # Times weights: a linear layer over channels.
-            return left
         if name in MIXERS:
-            rows = [state for state in inputs if isinstance(state, Rows)]
-            if rows and name != "bmm":
-                return rows[0]
+            if kept := self._over_channels(name, inputs, bound):
+                return kept
             self.report(MIXERS[name])
             return Lost()
         if any(isinstance(state, Lost) for state in inputs):
@@ -264,6 +260,13 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(state, Pooled):
             self.report("global pooling: its output has no position in the image")
         return state
+
+    def _over_channels(self, name: str, inputs: list[State], bound: Mapping[str, Any]) -> State | None:
+        """Return the positions that a product with weights keeps: a linear layer over channels, not attention."""
+        if name != "bmm":
+            return next((state for state in inputs if isinstance(state, Rows)), None)
+        left = self.state(bound["self"]) if len(inputs) == 1 else None
+        return left if isinstance(left, Grid) and -1 not in left.axes else None
 
 
 def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
